@@ -88,7 +88,8 @@ async function startDaemon(
   { signal, preload }: { readonly signal?: AbortSignal; readonly preload?: string },
 ): Promise<{ url: string; pid: number; apiKeyPath: string }> {
   const main = modulePath('../../src/cli/main.ts', import.meta.url);
-  const env = { ...process.env, NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: upstream, NEUROVISOR_URL: '' };
+  const own = { NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: upstream, NEUROVISOR_URL: '', NEUROVISOR_ON_STOP: 'end' };
+  const env = { ...process.env, ...own };
   const first = preload === undefined ? [] : ['--import', preload];
   const child = spawn(process.execPath, [...first, main, 'serve', '--port', '0', '-o', 'json'], {
     env,

@@ -13,6 +13,9 @@ export class ConfigError extends CodedError<'config_invalid'> {}
 /** Action while the host's memory is short: pause sandboxes to disk, or only refuse starts and growth. */
 export const MEMORY_SHORT = ['pause', 'refuse'] as const;
 export type MemoryShort = (typeof MEMORY_SHORT)[number];
+/** What the daemon does with running sandboxes when it is stopped. */
+export const ON_STOP = ['pause', 'end'] as const;
+export type OnStop = (typeof ON_STOP)[number];
 
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
@@ -89,6 +92,8 @@ const VARIABLES = {
   NEUROVISOR_ENCRYPT: oneOf(['0', '1'], '0'),
   /** Action of the daemon while the host's memory is short. */
   NEUROVISOR_MEMORY_SHORT: oneOf(MEMORY_SHORT, 'pause'),
+  /** What becomes of running sandboxes when the daemon is stopped. */
+  NEUROVISOR_ON_STOP: oneOf(ON_STOP, 'pause'),
   /** The VMM; `auto`: Firecracker with KVM, if it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path; unset: the one in PATH, or the one that set-up installed. */
@@ -173,6 +178,7 @@ export interface Config {
   /** Whether saves of sandboxes are encrypted. */
   readonly encrypts: boolean;
   readonly memoryShort: MemoryShort;
+  readonly onStop: OnStop;
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
@@ -235,6 +241,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     memorySharing: values.NEUROVISOR_MEMORY_SHARING,
     encrypts: values.NEUROVISOR_ENCRYPT === '1',
     memoryShort: values.NEUROVISOR_MEMORY_SHORT,
+    onStop: values.NEUROVISOR_ON_STOP,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,

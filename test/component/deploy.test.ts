@@ -12,6 +12,8 @@ import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { addDaemon } from '../../src/cli/definitions/daemon.ts';
 import { type ListenFlags, listenChoice } from '../../src/cli/flags/listen-flags.ts';
+import { STARTS_MS_MAX } from '../../src/sandbox/plane/control-plane.ts';
+import { PAUSE_GRACE_MS } from '../../src/sandbox/plane/lifetime.ts';
 import { ROOT } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { requires } from '../support/requires.ts';
@@ -177,6 +179,8 @@ describe('deploy/systemd', () => {
     expect(values('EnvironmentFile')).toEqual(['-/etc/default/neurovisor']);
     expect(values('User')).toEqual(['neurovisor']);
     expect(values('Delegate')).toEqual(['yes']);
+    // A stop pauses all sandboxes to disk.
+    expect(Number(values('TimeoutStopSec')[0]) * 1000).toBeGreaterThan(STARTS_MS_MAX + PAUSE_GRACE_MS);
     expect(values('Environment')).toEqual([`NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`]);
   });
 

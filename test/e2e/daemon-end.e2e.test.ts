@@ -69,6 +69,51 @@ describe('serve: shutdown', () => {
     expect(await leftIn(home)).toEqual([]);
   });
 
+  it('SIGTERM: pauses what runs; the next daemon resumes it at once, with its memory, programs and uptime', async () => {
+    const serve = (): ReturnType<DaemonHome['serve']> => home.serve('-o', 'json', '--pool', '1', '--on-stop', 'pause');
+    const first = serve();
+    await first.ready();
+    const running = await home.says('create', '--timeout', '1h', '--name', 'kept');
+    const asleep = await home.says('create');
+    await home.says('pause', asleep);
+    const inGuest = (script: string): Promise<string> => home.says('exec', running, '--', 'sh', '-c', script);
+    const count = 'n=0; while :; do n=$((n+1)); echo $n > /dev/shm/count; sleep 0.05; done';
+    await home.says('exec', '--detach', running, '--', 'sh', '-c', count);
+    expect(await inGuest('echo tulip > /dev/shm/word; stat -f -c %T /dev/shm')).toBe('tmpfs');
+    const bootId = await inGuest('cat /proc/sys/kernel/random/boot_id');
+    const uptimeS = Number(await inGuest('cut -d" " -f1 /proc/uptime'));
+    const inUse = home.there(['exec', running, '--', 'sh', '-c', 'echo started; sleep 600']);
+    await inUse.seen('started');
+    const session = home.there(['run', '-c', 'import time; print("in session", flush=True); time.sleep(600)']);
+    await session.seen('in session');
+
+    first.kill('SIGTERM');
+    expect(await first.ended).toBe(0);
+    const used = await inUse.result;
+    expect(used.status).toBe(125);
+    expect(used.stderr).toContain('the daemon stopped while the program was running');
+    expect((await session.result).status).toBe(125);
+    expect(await leftIn(home)).toEqual([]);
+
+    const next = serve();
+    await next.ready();
+    const state = async (id: string): Promise<Partial<SandboxInfo> | undefined> =>
+      (await list(home)).find((one) => one.id === id);
+    // Without a use.
+    await expect.poll(async () => (await state(running))?.status, { timeout: 60_000 }).toBe('running');
+    expect(await state(running)).toMatchObject({ name: 'kept', pauseReason: null });
+    expect(await state(asleep)).toMatchObject({ status: 'paused', pauseReason: null });
+    expect(await list(home)).toHaveLength(2);
+    expect(await inGuest('cat /proc/sys/kernel/random/boot_id /dev/shm/word')).toBe(`${bootId}\ntulip`);
+    expect(Number(await inGuest('cut -d" " -f1 /proc/uptime'))).toBeGreaterThan(uptimeS);
+    const counted = Number(await inGuest('cat /dev/shm/count'));
+    await expect.poll(async () => Number(await inGuest('cat /dev/shm/count'))).toBeGreaterThan(counted);
+    await home.says('rm', '--all');
+    next.kill('SIGINT');
+    expect(await next.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+
   it('kill -9: the VMs die with it; the next daemon reports losses and resumes paused sandboxes', async () => {
     const first = home.serve('-o', 'json', '--pool', '1');
     await first.ready();

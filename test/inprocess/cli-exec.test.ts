@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ClientError } from '../../src/api/client/errors.ts';
 import { attach, exec } from '../../src/cli/commands/exec.ts';
 import type { LogsFlags } from '../../src/cli/commands/history.ts';
 import { processes } from '../../src/cli/commands/host.ts';
@@ -170,6 +171,14 @@ describe('exec', () => {
     await expect(endAfterLoss(testCli().cli, { get: async () => info }, other.id, lost)).rejects.toMatchObject({
       code: 'not_ready',
       remedy: expect.stringContaining(other.id),
+    });
+    const get = async (): Promise<never> => {
+      throw new ClientError('daemon_unreachable', 'no daemon', { remedy: 'start one' });
+    };
+    await expect(endAfterLoss(testCli().cli, { get }, other.id, lost)).rejects.toMatchObject({
+      code: 'daemon_unreachable',
+      message: expect.stringContaining('the daemon stopped while the program was running'),
+      remedy: expect.stringMatching(`^start one; .*${other.id}`),
     });
   });
 

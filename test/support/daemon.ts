@@ -96,8 +96,8 @@ export function watchDaemon(
   env: Readonly<Record<string, string>>,
 ): DaemonProcess {
   const child = spawn(command, args, {
-    // One process, which a test can kill; `launched` has another.
-    env: { ...process.env, NO_COLOR: '1', NEUROVISOR_LAUNCHER: 'off', ...env },
+    // One process, which a test can kill; `launched` has another. What a test leaves behind is paused for nobody.
+    env: { ...process.env, NO_COLOR: '1', NEUROVISOR_LAUNCHER: 'off', NEUROVISOR_ON_STOP: 'end', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve));

@@ -11,8 +11,8 @@ import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
 import { MIB } from '../../src/base/units.ts';
+import type { SandboxTimedEvent } from '../../src/sandbox/plane/event-journal.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
-import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 import { homeParts } from './home-parts.ts';
 

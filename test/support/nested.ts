@@ -213,7 +213,7 @@ END
       done`;
     await sh(
       `
-      NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} NODE_COMPILE_CACHE=${home}/cache/node \
+      NEUROVISOR_HOME=${home} NEUROVISOR_ON_STOP=end NEUROVISOR_UPSTREAM=${upstreamUrl()} NODE_COMPILE_CACHE=${home}/cache/node \
         env | grep -E '^(NEUROVISOR_|NODE_|NO_COLOR|PATH=)' > ${out}.env
       sed "${unit.join('; ')}" deploy/systemd/neurovisor.service > /run/systemd/system/${UNIT}
       mkdir -p /run/systemd/system/${UNIT}.d

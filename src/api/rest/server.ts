@@ -112,6 +112,8 @@ export interface ApiServer extends AsyncDisposable {
   listen(at: ListenAt): Promise<number | null>;
   /** Sets the certificate for new handshakes at all ports with TLS. @throws Error if it is invalid */
   setCertificate(certificate: Certificate): void;
+  /** Accepts no new connections; requests and streams under way go on. */
+  stopAccepting(): void;
   /** Ends all connections, event streams and tunnels. The control plane stays open. */
   close(): Promise<void>;
 }
@@ -172,18 +174,22 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     servers.push(server);
     return portOf(server);
   };
+  const closed = new Map<Server, Promise<void>>();
+  const stopAccepting = (): void => {
+    for (const server of servers) {
+      if (closed.has(server)) continue;
+      closed.set(server, new Promise((resolve) => server.close(() => resolve())));
+    }
+  };
   const close = async (): Promise<void> => {
-    const closed = servers.splice(0).map((server) => {
-      const done = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeAllConnections();
-      return done;
-    });
+    stopAccepting();
+    for (const server of servers) server.closeAllConnections();
     tunnels.close();
     keyWatch.close();
-    await Promise.all(closed);
+    await Promise.all(closed.values());
     for (const one of await apps.all()) await one.close();
   };
-  return { app, listen, setCertificate, close, [Symbol.asyncDispose]: close };
+  return { app, listen, setCertificate, stopAccepting, close, [Symbol.asyncDispose]: close };
 }
 
 /** What requests of all sockets and ports are answered with. */

@@ -1,7 +1,7 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
 import { type Certificate, checkPort } from '../../api/rest/listener.ts';
 import { systemClock } from '../../base/clock.ts';
-import type { JailMode, MemorySharing, MemoryShort } from '../../base/config.ts';
+import type { JailMode, MemorySharing, MemoryShort, OnStop } from '../../base/config.ts';
 import { describeError } from '../../base/errors.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
@@ -26,6 +26,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly modelCacheSize?: number;
   readonly memorySharing?: MemorySharing;
   readonly memoryShort?: MemoryShort;
+  readonly onStop?: OnStop;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -68,9 +69,10 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const stop = at === null ? undefined : renew(cli, at, certificate, daemon);
     if (at?.warning != null) cli.log.warn(at.warning);
     cli.progress.close();
-    printReport(cli, reportOf(options, daemon, at));
+    printReport(cli, reportOf(options, daemon, at), options.config.onStop);
     await interrupted(cli);
     stop?.();
+    if (options.config.onStop === 'pause') await pauseAll(cli, daemon);
     if (!cli.json) cli.stderr.write(`${await farewell(daemon.control)}\n`);
     return 0;
   } finally {
@@ -94,6 +96,7 @@ function daemonOptions(
       auditContent: flags.auditContent ?? config.auditContent,
       memorySharing: flags.memorySharing ?? config.memorySharing,
       memoryShort: flags.memoryShort ?? config.memoryShort,
+      onStop: flags.onStop ?? config.onStop,
       jail: flags.jail ?? config.jail,
     },
     log,
@@ -144,7 +147,7 @@ function reportOf(
   };
 }
 
-function printReport(cli: Cli, report: ServeReport): void {
+function printReport(cli: Cli, report: ServeReport, onStop: OnStop): void {
   if (cli.json) {
     cli.printJson(report);
     return;
@@ -163,7 +166,9 @@ function printReport(cli: Cli, report: ServeReport): void {
     `  memory  ${memorySharing}`,
     `  jail    ${jail.description}`,
     ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
-    'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',
+    onStop === 'pause'
+      ? 'Press Ctrl-C to stop. Sandboxes are paused to disk; the next daemon resumes those that ran.'
+      : 'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',
   ];
   cli.stderr.write(`${lines.map(plain).join('\n')}\n`);
 }
@@ -186,6 +191,19 @@ function interrupted(cli: Cli): Promise<void> {
   if (cli.cancelled.aborted) over();
   cli.cancelled.addEventListener('abort', over, { once: true });
   return promise;
+}
+
+/** A second signal ends what is not paused yet. */
+async function pauseAll(cli: Cli, daemon: Daemon): Promise<void> {
+  const atOnce = new AbortController();
+  cli.onEnd(() => atOnce.abort());
+  const print = (text: string): void => void (cli.json || cli.stderr.write(`${plain(text)}\n`));
+  print('stopping: pausing sandboxes to disk; press Ctrl-C again to end them instead');
+  await daemon.pauseAll({
+    atOnce: atOnce.signal,
+    onProgress: ({ id, done, total, failure }) =>
+      print(`${done} of ${total}: ${id} ${failure === null ? 'is paused' : `has ended: ${failure}`}`),
+  });
 }
 
 async function farewell(control: ControlPlane): Promise<string> {

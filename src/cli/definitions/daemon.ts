@@ -1,6 +1,6 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
-import { MEMORY_SHARING, MEMORY_SHORT } from '../../base/config.ts';
+import { MEMORY_SHARING, MEMORY_SHORT, ON_STOP } from '../../base/config.ts';
 import { CONTENT_MODES } from '../../base/text/content-mode.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
@@ -35,8 +35,8 @@ export function addDaemon(program: Command): void {
     .description(
       'Run the daemon in the foreground. It holds sandboxes until they are removed, keeps a warm pool, and ' +
         'listens on a unix socket in its home directory (NEUROVISOR_HOME). `create`, `exec` and most other ' +
-        'commands need it; `run` starts faster with it. Ctrl-C ends all sandboxes, except those paused to ' +
-        'disk: the next daemon can resume them.\n\n' +
+        'commands need it; `run` starts faster with it. Ctrl-C pauses all sandboxes to disk, and the next daemon ' +
+        'resumes those that ran; a second Ctrl-C ends those that are not paused yet.\n\n' +
         'With --port, clients must send an API key: NEUROVISOR_API_KEY, or else the generated one in the file ' +
         'api-key of the home directory. Programs that use E2B can be pointed at the port: docs/e2b.md.',
     )
@@ -84,6 +84,13 @@ export function addDaemon(program: Command): void {
         'what to do while the memory of the host is short: pause sandboxes to disk, idle ones first (pause), or only refuse starts and ' +
           'growth (refuse) (default: pause)',
       ).choices(MEMORY_SHORT),
+    )
+    .addOption(
+      new Option(
+        '--on-stop <action>',
+        'what to do with running sandboxes at Ctrl-C or SIGTERM: pause them to disk for the next daemon, or end them ' +
+          '(default: pause)',
+      ).choices(ON_STOP),
     )
     .option('--pool <min[:max]>', 'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it', '1:4')
     .optionsGroup('How it runs:')

@@ -1,5 +1,6 @@
 /** Explains a lost connection to a program: the sandbox knows the cause, the broken stream does not. */
 import { sleep } from '../../base/clock.ts';
+import { CodedError, errorCode, remedyOf } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
@@ -27,7 +28,9 @@ export async function endAfterLoss(
 ): Promise<Pick<EndInfo, 'cause' | 'detail'>> {
   for (let waitedMs = 0; ; waitedMs += POLL_MS) {
     if (cli.cancelled.aborted) return { cause: 'stopped', detail: 'interrupted' };
-    const { end, status } = await control.get(id);
+    const { end, status } = await control.get(id).catch((error: unknown) => {
+      throw daemonGone(error, id);
+    });
     if (end !== null) return end;
     if (status === 'paused') {
       throw new SandboxError('not_ready', 'the sandbox was paused while the program was running', {
@@ -37,6 +40,16 @@ export async function endAfterLoss(
     if (waitedMs >= WAIT_MS) throw lost;
     await sleep(POLL_MS);
   }
+}
+
+/** Unless told otherwise, a daemon that stops pauses the sandbox, and the next one resumes it. */
+function daemonGone(error: unknown, id: string): unknown {
+  const code = errorCode(error);
+  if (code !== 'daemon_unreachable' && code !== 'daemon_lost') return error;
+  return new CodedError(code, 'the daemon stopped while the program was running', {
+    cause: error,
+    remedy: `${remedyOf(error)}; then see what became of the sandbox: neurovisor inspect ${id}`,
+  });
 }
 
 /**

@@ -159,6 +159,7 @@ export function statusText({
 }
 
 const PAUSE_REASONS: Readonly<Record<PauseReason, string>> = {
+  'daemon-stopped': 'daemon stopped',
   'host-memory': 'memory of the host short',
   idle: 'idle',
   timeout: 'timeout',

@@ -29,6 +29,7 @@ import type { Progress } from '../../base/progress.ts';
 import { tenantAccount, type WindowedBudget } from '../../base/request/model-limits.ts';
 import { eventPoster } from '../../egress/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
+import type { StopOptions } from '../../sandbox/plane/control-plane.ts';
 import { VmTemplateBuilds } from '../builds/template-builds.ts';
 import { homeContents } from '../contents/contents.ts';
 import { privateRules } from '../runtime/network.ts';
@@ -86,6 +87,8 @@ export interface Daemon extends AsyncDisposable {
   readonly keepsVms: boolean;
   /** Used for new connections. */
   setCertificate(renewed: Certificate): void;
+  /** Before its end: pauses to disk what the next daemon shall resume. Clients that come now wait for that daemon. */
+  pauseAll(options: StopOptions): Promise<void>;
 }
 
 /**
@@ -117,6 +120,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     if (options.pool.max > 0) await plane.control.setPool(options.pool);
     plane.runtime.warmUpstream();
     plane.runtime.watchLoop();
+    void plane.control.resumeStopped();
     return {
       runtime: plane.runtime,
       control: plane.control,
@@ -125,6 +129,10 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
       apiKeyPath: key?.path ?? null,
       keepsVms: plane.runtime.keepsVms,
       setCertificate: (renewed) => api.setCertificate(renewed),
+      pauseAll: async (options) => {
+        api.stopAccepting();
+        await plane.control.pauseAll(options);
+      },
       [Symbol.asyncDispose]: () => cleanup.run(),
     };
   } catch (error) {

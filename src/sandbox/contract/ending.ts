@@ -45,10 +45,14 @@ export const STOP_DETAILS: Readonly<Record<StopCause, string>> = {
   'daemon-stopped': 'the process that held it was stopped',
 };
 
-/** @param isRestored it was paused to disk before, so its owner may expect to find that pause */
-export function daemonStopDetail(isRestored: boolean): string {
+/**
+ * @param isRestored it was paused to disk before, so its owner may expect to find that pause
+ * @param why it could not be paused
+ */
+export function daemonStopDetail(isRestored: boolean, why?: string): string {
   const lost = isRestored ? '; it had been resumed, which used its pause up' : '';
-  return `${STOP_DETAILS['daemon-stopped']}${lost}`;
+  const unsaved = why === undefined ? '' : `, and it was not paused: ${why}`;
+  return `${STOP_DETAILS['daemon-stopped']}${unsaved}${lost}`;
 }
 
 /** System calls that the VMM's filter refused or logged. */

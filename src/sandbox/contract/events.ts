@@ -17,11 +17,11 @@ export function diskFullText({ path, freeBytes }: Pick<DiskEvent, 'path' | 'free
   return `the host's file system that holds ${path} is full${free}`;
 }
 
-/** The response to an earlier event (`onMemoryPressure`, a full disk), successful or not. */
+/** The response to an earlier event (`onMemoryPressure`, a full disk, the daemon's stop), successful or not. */
 export interface ActionEvent {
   readonly type: 'action';
   /** `grow` appears only for failures; a successful growth is `resized`. */
-  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow';
+  readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow' | 'resume';
   readonly ok: boolean;
   /** The snapshot's name; for a failure, the reason. */
   readonly detail: string;

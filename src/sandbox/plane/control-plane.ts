@@ -10,6 +10,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../base/channel.ts';
 import { describeError } from '../../base/errors.ts';
 import type { ModelBudget } from '../../base/request/model-limits.ts';
+import { timeLimit } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { OperationAccess } from '../../machine/guest/dial.ts';
@@ -43,6 +44,7 @@ import type { TimedEvent } from '../contract/events.ts';
 import { DEFAULTS, NAME_FAULT, RANGES, VOLUME_REFERENCE } from '../contract/limits.ts';
 import { modelAccountOf } from '../contract/model-policy.ts';
 import type { ParseEgress } from '../contract/network-spec.ts';
+import { SESSION_ANNOTATION } from '../contract/request.ts';
 import { tracedGuest } from '../contract/traced-guest.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import type { OpenTemplate } from '../start/pools.ts';
@@ -54,12 +56,13 @@ import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { adoptAll, type LeftVms } from './adoption.ts';
 import { type CreatorParts, SandboxCreator } from './creator.ts';
+import { pauseAll, resumeAll, type StopOptions } from './daemon-stop.ts';
 import { Directory } from './directory.ts';
+import { RecentEvents } from './event-journal.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
 import type { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import type { GuardedHost } from './memory-guard.ts';
-import { RecentEvents } from './recent-events.ts';
 import { RescueVms } from './rescue-vms.ts';
 import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import { checkChange } from './sandbox-update.ts';
@@ -90,6 +93,11 @@ export interface ControlParts extends CreatorParts {
   readonly left?: LeftVms | undefined;
 }
 
+export type { StopOptions } from './daemon-stop.ts';
+
+/** Time that starts under way have to succeed when the daemon stops. */
+export const STARTS_MS_MAX = 30_000;
+
 export class LocalControlPlane implements ControlPlane {
   readonly #parts: ControlParts;
   readonly #starter: Starter;
@@ -105,6 +113,7 @@ export class LocalControlPlane implements ControlPlane {
   /** Names of sandboxes that are being created. */
   readonly #names = new Set<string>();
   #closing: Promise<void> | undefined;
+  #resuming: Promise<void> | undefined;
 
   private constructor(parts: ControlParts) {
     this.#parts = parts;
@@ -357,6 +366,41 @@ export class LocalControlPlane implements ControlPlane {
     this.#directory.known(record.sandboxId)?.usage.note(record);
   }
 
+  /**
+   * Pauses to disk what the next daemon shall resume. Starts are refused from now on, with an error that asks to retry.
+   * Never rejects; call `close` afterwards.
+   */
+  async pauseAll(options: StopOptions): Promise<void> {
+    const { clock, log, queue } = this.#parts;
+    using limit = timeLimit(clock, STARTS_MS_MAX, options.atOnce);
+    await this.#creator.drain(limit.signal);
+    const left = this.#directory.sandboxes.filter(
+      ({ pausedSnapshotId, policy }) => pausedSnapshotId === null && !(SESSION_ANNOTATION in policy.annotations),
+    );
+    await pauseAll(left, { clock, log, concurrency: queue.concurrency }, options);
+  }
+
+  /** Resumes what ran when the last daemon was stopped, oldest first. Never rejects. */
+  resumeStopped(): Promise<void> {
+    this.#resuming ??= this.#resumeStopped();
+    return this.#resuming;
+  }
+
+  async #resumeStopped(): Promise<void> {
+    const { log, queue } = this.#parts;
+    try {
+      const paused = await this.list({ status: ['paused'] });
+      const stopped = paused.filter(({ pauseReason }) => pauseReason === 'daemon-stopped').reverse();
+      await resumeAll(stopped, (id) => this.#directory.find(id), {
+        log,
+        concurrency: queue.concurrency,
+        isOpen: () => this.#creator.isOpen,
+      });
+    } catch (error) {
+      log.error('the sandboxes that ran before could not be resumed', { reason: describeError(error) });
+    }
+  }
+
   /** Ends all sandboxes except those paused to disk. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -366,6 +410,7 @@ export class LocalControlPlane implements ControlPlane {
   async #close(): Promise<void> {
     await this.#creator.close();
     await this.#rescues.end();
+    await this.#resuming;
     const leaving = this.#directory.sandboxes.map((sandbox) => sandbox.leave());
     leaving.push(...this.#directory.ending.map((sandbox) => sandbox.drain()));
     for (const left of await Promise.allSettled(leaving)) {

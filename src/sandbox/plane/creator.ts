@@ -1,10 +1,11 @@
 /** New sandboxes: from requests, templates and snapshots, and as forks. */
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { orAborted } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import { check, inRange } from '../contract/checks.ts';
 import type { CreateRequest, ForkOptions, ForkResult, SandboxInfo } from '../contract/control.ts';
-import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
+import { BusyError, SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import { RANGES } from '../contract/limits.ts';
 import { checkRequest, type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
@@ -25,6 +26,9 @@ export interface CreatorParts extends StarterParts {
   fromNamedTemplate(name: string, request: CreateRequest): Promise<FromTemplate>;
 }
 
+/** Typical time until the next daemon answers. */
+const RETRY_STOPPED_MS = 10_000;
+
 export interface FromTemplate {
   readonly request: CreateRequest;
   readonly named: NamedTemplate;
@@ -38,6 +42,8 @@ export class SandboxCreator {
   /** Creations and forks under way. */
   readonly #starts = new Set<Promise<unknown>>();
   readonly #closer = new AbortController();
+  /** Set once no start is admitted any more. */
+  #refusal: SandboxError | undefined;
 
   constructor(parts: CreatorParts, starter: Starter, managed: ManagedParts<ManagedSandbox>) {
     this.#parts = parts;
@@ -60,9 +66,13 @@ export class SandboxCreator {
     return await this.#track(this.#fork(await find(), options));
   }
 
-  /** @throws SandboxError `cancelled`: the host is shutting down */
+  get isOpen(): boolean {
+    return this.#refusal === undefined;
+  }
+
+  /** @throws SandboxError `busy`, `cancelled`: the host is shutting down */
   requireOpen(): void {
-    if (this.#closer.signal.aborted) throw closing();
+    if (this.#refusal !== undefined) throw this.#refusal;
   }
 
   /** The signal, which then also aborts when the host shuts down. */
@@ -70,8 +80,22 @@ export class SandboxCreator {
     return AbortSignal.any([this.#closer.signal, ...(signal === undefined ? [] : [signal])]);
   }
 
+  /** Refuses starts from now on, for a client to retry, and waits for those under way; cancels them once `until` aborts. */
+  async drain(until: AbortSignal): Promise<void> {
+    this.#refusal ??= new BusyError('the daemon is stopping', RETRY_STOPPED_MS);
+    const over = Promise.all([this.#parts.queue.close(this.#refusal), this.#starter.pools.close(), ...this.#starts]);
+    try {
+      await orAborted(over, until);
+    } catch (error) {
+      ignore(error, 'starts that take too long end without their sandboxes');
+      this.#closer.abort(closing());
+      await over;
+    }
+  }
+
   /** Cancels all starts, also those of pools, and waits for them. */
   async close(): Promise<void> {
+    this.#refusal ??= closing();
     this.#closer.abort(closing());
     await Promise.all([this.#parts.queue.close(), this.#starter.pools.close(), ...this.#starts]);
   }

@@ -164,9 +164,9 @@ export class Directory {
     const { id, pausedSnapshotId: snapshotId, snapshot, parent, createdAtMs } = row;
     const stored = isKnown() ? null : rows.parse(row);
     if (stored === null) return;
-    const { spec, policy, origin, template, isDiskOnly, pauseReason } = stored;
+    const { spec, policy, origin, template, ...paused } = stored;
     const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
-    const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason, foreignPause };
+    const made = { ...paused, spec, policy, provenance, snapshotId, foreignPause };
     this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managed, made));
   }
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { NO_EVIDENCE } from '../contract/ending.ts';
 import type { SandboxEventBody } from '../contract/events.ts';
-import { EventJournal, JOURNAL_LIMITS } from './event-journal.ts';
+import { EventJournal, JOURNAL_LIMITS, RECENT_LIMITS, RecentEvents } from './event-journal.ts';
 
 const NEAR: SandboxEventBody = { type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 };
 const END: SandboxEventBody = { type: 'end', end: { cause: 'stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE } };
@@ -84,4 +84,25 @@ describe('EventJournal', () => {
     journal.note(NEAR);
     expect(seen).toEqual([1]);
   });
+});
+
+const { eventsMax, perSandboxMax } = RECENT_LIMITS;
+const dropped = (seq: number) => ({ type: 'dropped', count: 1, seq, atMs: seq }) as const;
+
+it('RecentEvents: a flood of one sandbox does not displace the events of others', () => {
+  const recent = new RecentEvents();
+  recent.note('quiet', dropped(1));
+  for (let seq = 1; seq <= 1000; seq++) recent.note('loud', dropped(seq));
+  const kept = recent.list();
+  expect(kept.map(({ sandbox }) => sandbox)).toContain('quiet');
+  const loud = kept.filter(({ sandbox }) => sandbox === 'loud').map(({ seq }) => seq);
+  expect(loud).toHaveLength(perSandboxMax);
+  expect([loud.at(0), loud.at(-1)]).toEqual([1001 - perSandboxMax, 1000]);
+});
+
+it('RecentEvents: keeps the newest events of all sandboxes', () => {
+  const recent = new RecentEvents();
+  for (let seq = 1; seq <= 2 * eventsMax; seq++) recent.note(`s${seq}`, dropped(seq));
+  expect(recent.list()).toHaveLength(eventsMax);
+  expect(recent.list()[0]?.sandbox).toBe(`s${eventsMax + 1}`);
 });

@@ -23,7 +23,11 @@ export interface LifetimeOptions {
    * Notes the reason once the pause's turn has come.
    * @param from states to pause from: paused in memory, or running. @returns false if the sandbox is in neither
    */
-  pause(to: 'disk' | 'disk-only', reason: PauseReason, from: readonly ('running' | 'paused')[]): Promise<boolean>;
+  pause(
+    to: 'disk' | 'disk-only',
+    reason: PauseReason | null,
+    from: readonly ('running' | 'paused')[],
+  ): Promise<boolean>;
 }
 
 /**
@@ -45,6 +49,7 @@ export class Lifetime {
   readonly #turns = { timeout: 0, idle: 0 };
   /** Why the sandbox is paused, if not by request. */
   pauseReason: PauseReason | null = null;
+  #leftMs: number | null = null;
 
   constructor(options: LifetimeOptions) {
     this.#options = options;
@@ -55,6 +60,24 @@ export class Lifetime {
   /** Wall clock; `null` without a timeout, or while it does not count. */
   get endsAtMs(): number | null {
     return this.#endsAtMs;
+  }
+
+  /** Rest of a timeout that the daemon's stop has interrupted, milliseconds; `null`: none, or it counts anew. */
+  get timeoutLeftMs(): number | null {
+    if (this.pauseReason !== 'daemon-stopped') return null;
+    if (this.#endsAtMs === null) return this.#leftMs;
+    return Math.max(1, Math.round(this.#endsAtMs - this.#options.clock.wall()));
+  }
+
+  /** Of a sandbox that is paused to disk. */
+  setPaused(reason: PauseReason | null, timeoutLeftMs: number | null): void {
+    this.pauseReason = reason;
+    this.#leftMs = timeoutLeftMs;
+  }
+
+  /** The owner has given another timeout, which counts from the resume. */
+  forgetLeft(): void {
+    this.#leftMs = null;
   }
 
   /** Milliseconds since its last use; traffic alone counts only if there is an idle timeout. */
@@ -72,8 +95,21 @@ export class Lifetime {
    * @returns false if there is no VM any more. @throws SandboxError if it could not be paused
    */
   async pauseForMemory(): Promise<boolean> {
+    return await this.#pauseNow('host-memory', ['running', 'paused']);
+  }
+
+  /**
+   * Pauses to disk for the daemon's stop. Only a sandbox that runs gets the reason, by which the next daemon resumes it.
+   * @returns false if there is no VM any more. @throws SandboxError if it could not be paused
+   */
+  async pauseForStop(): Promise<boolean> {
+    if (await this.#pauseNow('daemon-stopped', ['running'])) return true;
+    return await this.#pauseNow(null, ['paused']);
+  }
+
+  async #pauseNow(reason: PauseReason | null, from: readonly ('running' | 'paused')[]): Promise<boolean> {
     try {
-      return await this.#options.pause('disk', 'host-memory', ['running', 'paused']);
+      return await this.#options.pause('disk', reason, from);
     } catch (error) {
       this.pauseReason = null;
       throw error;
@@ -82,8 +118,10 @@ export class Lifetime {
 
   /** @param endsAtMs deadline of a timeout that goes on, wall clock. Default, or null: the timeout begins */
   start(endsAtMs?: number | null): void {
+    const { timeoutLeftMs } = this;
+    const goesOn = timeoutLeftMs === null ? null : this.#options.clock.wall() + timeoutLeftMs;
     this.pauseReason = null;
-    this.startTimeout(endsAtMs ?? null);
+    this.startTimeout(endsAtMs ?? goesOn);
     this.startIdle();
   }
 
@@ -96,6 +134,7 @@ export class Lifetime {
 
   startTimeout(endsAtMs: number | null = null): void {
     this.#turns.timeout += 1;
+    this.#leftMs = null;
     this.#cancelTimeout();
     this.#cancelGrace();
     this.#endsAtMs = null;
@@ -134,6 +173,7 @@ export class Lifetime {
     this.#cancelIdle();
     this.#idle.stop();
     if (what === 'idle') return;
+    this.#leftMs = this.timeoutLeftMs;
     this.#turns.timeout += 1;
     this.#cancelTimeout();
     this.#cancelGrace();
@@ -210,6 +250,7 @@ export function statusText(status: SandboxStatus, reason: PauseReason | null): s
 }
 
 const WHY: Readonly<Record<PauseReason, string>> = {
+  'daemon-stopped': ' because the daemon was stopped',
   'host-memory': ' because the memory of the host was short',
   idle: ' because it was idle',
   timeout: ' because its timeout was over',

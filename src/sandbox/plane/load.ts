@@ -2,7 +2,7 @@
 
 import type { OomMark, PressureMark } from '../contract/memory-events.ts';
 import type { SandboxState } from '../vm/lifecycle.ts';
-import type { SandboxTimedEvent } from './recent-events.ts';
+import type { SandboxTimedEvent } from './event-journal.ts';
 
 export interface SandboxLoad {
   /** Id of a sandbox or pool member. */
@@ -44,6 +44,6 @@ export interface SandboxLoads {
   readonly sharedMemoryBytes: number | null;
   /** `null` if the kernel does not report it. */
   readonly memoryPressure: MemoryPressure | null;
-  /** The newest events of all sandboxes, oldest first (`recent-events.ts`). */
+  /** The newest events of all sandboxes, oldest first (`event-journal.ts`). */
   readonly events: readonly SandboxTimedEvent[];
 }

@@ -16,6 +16,8 @@ export interface Identity {
   readonly provenance: Provenance;
   /** Set for a paused sandbox. */
   readonly pauseReason?: PauseReason | null;
+  /** See `Lifetime`. */
+  readonly timeoutLeftMs?: number | null;
   /** See `SandboxInfo`. */
   readonly foreignPause?: string | null;
 }

@@ -12,7 +12,7 @@ export interface RowParts {
   readonly provenance: Provenance;
   readonly rows: SandboxRows;
   readonly life: StateMachine;
-  readonly lifetime: () => Pick<Lifetime, 'pauseReason' | 'endsAtMs'>;
+  readonly lifetime: () => Pick<Lifetime, 'pauseReason' | 'timeoutLeftMs' | 'endsAtMs'>;
   readonly onChange: () => void;
   readonly onOwnershipLost: () => void;
 }
@@ -84,6 +84,7 @@ export class ManagedRow {
       isPaused: this.#parts.life.status === 'paused',
       isClaimed: this.#parts.life.isClaimed,
       pauseReason: this.#parts.lifetime().pauseReason,
+      timeoutLeftMs: this.#parts.lifetime().timeoutLeftMs,
       endsAtMs: this.#parts.lifetime().endsAtMs,
     });
   }

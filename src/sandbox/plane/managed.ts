@@ -79,7 +79,7 @@ export class ManagedSandbox {
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
       pause: (to, reason, from) => this.#queue.run(() => this.#pauseIf(from, to, reason)),
     });
-    this.lifetime.pauseReason = identity.pauseReason ?? null;
+    this.lifetime.setPaused(identity.pauseReason ?? null, identity.timeoutLeftMs ?? null);
     this.changes = new SandboxChanges({
       row: this.#row,
       life: this.#life,
@@ -231,7 +231,7 @@ export class ManagedSandbox {
   }
 
   async #remove(cause: StopCause, detail: string | undefined): Promise<void> {
-    if (this.#life.status === 'ended') return;
+    if (this.#life.status === 'ended') return await this.endPersisted;
     this.#life.beginEnd();
     this.lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
@@ -253,12 +253,13 @@ export class ManagedSandbox {
   /** Waits for saves and resumes under way, which may fail. */
   readonly drain = (): Promise<void> => this.#queue.drain();
 
-  /** For the shutdown of the host: a suspended sandbox stays. */
-  async leave(): Promise<void> {
+  /** For the shutdown of the host: a suspended sandbox stays. @param why it could not be paused; ends its VM at once */
+  async leave(why?: string): Promise<void> {
     this.lifetime.stop();
+    const detail = daemonStopDetail(this.#isRestored, why);
+    if (why !== undefined && this.#life.snapshotId === null) void this.#life.supervisor?.stop('daemon-stopped', detail);
     while (this.#queue.isBusy) await this.#queue.settle();
-    if (this.#life.state.kind === 'suspended') return;
-    await this.remove('daemon-stopped', daemonStopDetail(this.#isRestored));
+    if (this.#life.state.kind !== 'suspended') await this.remove('daemon-stopped', detail);
   }
 
   async #copy<T>(

@@ -133,6 +133,7 @@ export class SandboxChanges {
     if (models) this.#parts.row.spec = changeModels(this.#parts.row.spec, models, this.#parts.life.supervisor);
     this.#parts.row.policy = changeLifetime(this.#parts.row.policy, change);
     const counts = pausedToOf(this.#parts.life.state) === null && this.#parts.life.snapshotId === null;
+    if (change.timeoutMs !== undefined) this.#parts.lifetime.forgetLeft();
     if (counts && change.timeoutMs !== undefined) this.#parts.lifetime.startTimeout();
     if (counts && change.idleTimeoutMs !== undefined) this.#parts.lifetime.startIdle();
     this.#parts.onChange();

@@ -48,6 +48,8 @@ export interface RowFacts {
   readonly isPaused: boolean;
   /** Why it was paused, if not by request. */
   readonly pauseReason: PauseReason | null;
+  /** See `Lifetime`. */
+  readonly timeoutLeftMs: number | null;
   /** Whether this process owns the suspended sandbox. */
   readonly isClaimed: boolean;
   readonly endsAtMs: number | null;
@@ -105,6 +107,7 @@ export class SandboxRows {
         template,
         isDiskOnly,
         pauseReason: isPaused ? facts.pauseReason : null,
+        timeoutLeftMs: isPaused ? facts.timeoutLeftMs : null,
       }),
       metadata: policy.metadata,
       createdAtMs,

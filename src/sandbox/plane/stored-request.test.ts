@@ -17,6 +17,7 @@ const stored = (): string =>
     template: 'data',
     isDiskOnly: true,
     pauseReason: 'host-memory',
+    timeoutLeftMs: null,
   });
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
@@ -77,6 +78,7 @@ describe('parseRequest', () => {
         template: null,
         isDiskOnly: false,
         pauseReason: null,
+        timeoutLeftMs: null,
       });
     };
     expect(placesOf(storedWith({ places }))).toEqual(places);

@@ -17,6 +17,8 @@ export interface StoredRequest {
   readonly isDiskOnly: boolean;
   /** Why the sandbox is paused, if not by request. */
   readonly pauseReason: PauseReason | null;
+  /** Rest of its timeout, milliseconds; `null`: it counts anew. */
+  readonly timeoutLeftMs: number | null;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
@@ -57,9 +59,10 @@ export function parseRequest(
       readonly template?: string | null;
       readonly isDiskOnly?: boolean;
       readonly pauseReason?: PauseReason | null;
+      readonly timeoutLeftMs?: number | null;
     } | null;
     const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
-    const { pauseReason = null } = stored ?? {};
+    const { pauseReason = null, timeoutLeftMs = null } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null, volumes = [] } = spec as Partial<SandboxSpec>;
     const { modelAccount: account } = spec;
@@ -81,6 +84,7 @@ export function parseRequest(
       template,
       isDiskOnly,
       pauseReason,
+      timeoutLeftMs,
     };
   });
 }

@@ -114,6 +114,7 @@ export class StartQueue {
   #startMs = START_MS_GUESS;
   #cancelPoll: (() => void) | undefined;
   #closed: PromiseWithResolvers<void> | undefined;
+  #refusal = closed();
   /** Why requests are refused instead of waiting for memory; `null` if they wait. */
   #shortage: string | null = null;
   /** If true, requests wait however much memory is free. */
@@ -216,13 +217,18 @@ export class StartQueue {
     return new BusyError(text, RETRY_MEMORY_MS_MIN);
   }
 
-  /** Refuses all waiting and new requests. Resolves when no start is under way. */
-  close(): Promise<void> {
+  get concurrency(): number {
+    return this.#options.concurrency;
+  }
+
+  /** Refuses all waiting and new requests. Resolves when no start is under way. @param refusal of the first call counts */
+  close(refusal = closed()): Promise<void> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
+      this.#refusal = refusal;
       this.#cancelPoll?.();
       for (const line of [this.#queues.normal, this.#queues.low]) {
-        for (let one = line.take(); one !== undefined; one = line.take()) one.refuse(closed());
+        for (let one = line.take(); one !== undefined; one = line.take()) one.refuse(refusal);
       }
       if (this.#running.size === 0) this.#closed.resolve();
     }
@@ -232,7 +238,7 @@ export class StartQueue {
   /** Throws unless the request may wait. */
   #admit<T>(request: StartRequest<T>, line: FairQueue<Waiting>): void {
     const { tenant, memoryMib, sizeMib = memoryMib, signal } = request;
-    if (this.#closed !== undefined) throw closed();
+    if (this.#closed !== undefined) throw this.#refusal;
     if (signal?.aborted) throw cancelled(signal.reason);
     const largestMib = Math.floor(this.#options.totalMib - this.#reserveMib);
     // Also refuses NaN.

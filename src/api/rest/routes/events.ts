@@ -5,7 +5,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import type { ControlPlane, LogChunk } from '../../../sandbox/contract/control.ts';
-import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
+import type { SandboxTimedEvent } from '../../../sandbox/plane/event-journal.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, eventStream, failures, whenClosed } from '../route.ts';
 import { eventsQuery, idParams } from '../schema/params.ts';

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { endInfo, nearOom, oom, pressure } from '../../../sandbox/contract/schema/ending.ts';
 import { packageEcosystem } from '../../../sandbox/contract/schema/packages.ts';
 import { count, ms, sandboxId, wallMs } from '../../../sandbox/contract/schema/values.ts';
-import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
+import type { SandboxTimedEvent } from '../../../sandbox/plane/event-journal.ts';
 
 /** An event of one type, as a schema of its own. */
 const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
@@ -33,7 +33,7 @@ export const timedEvent: z.ZodType<SandboxTimedEvent> = z
     event('DroppedEvent', { type: z.literal('dropped'), count }),
     event('ActionEvent', {
       type: z.literal('action'),
-      action: z.enum(['warn', 'pause', 'snapshot', 'webhook', 'grow']),
+      action: z.enum(['warn', 'pause', 'snapshot', 'webhook', 'grow', 'resume']),
       ok: z.boolean(),
       detail: z.string(),
     }),

@@ -15,8 +15,13 @@ export const status = z
   });
 export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'PauseTarget' });
 export const pauseReason = z
-  .enum(['timeout', 'idle', 'host-memory'])
-  .meta({ id: 'PauseReason', description: '`host-memory`: the memory of the host was short.' });
+  .enum(['timeout', 'idle', 'host-memory', 'daemon-stopped'])
+  .meta({
+    id: 'PauseReason',
+    description:
+      '`host-memory`: the memory of the host was short. `daemon-stopped`: it ran when the daemon was stopped; the ' +
+      'next daemon resumes it.',
+  });
 
 const timings = z
   .object({
