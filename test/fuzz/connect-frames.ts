@@ -1,5 +1,5 @@
 /** A client's stream of messages: the same ones however it is cut, and a refusal only of the kinds that the protocol has. */
-import { ConnectError, endFrame, frameOf, messagesOf } from '../../src/api/e2b/envd/connect.ts';
+import { ConnectError, endFrame, frameOf, messagesOf, parseJson } from '../../src/api/e2b/envd/connect.ts';
 import { pieces } from './cuts.ts';
 import { must, target } from './target.ts';
 
@@ -28,7 +28,7 @@ async function read(parts: readonly Buffer[]): Promise<string> {
   const messages: unknown[] = [];
   let refusal = '';
   try {
-    for await (const message of messagesOf(streamOf(parts))) messages.push(message);
+    for await (const message of messagesOf(streamOf(parts), parseJson)) messages.push(message);
   } catch (error) {
     must(error instanceof ConnectError && CODES.has(error.code), `an error of ours: ${error}`);
     refusal = (error as ConnectError).code;

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { endFrame, frameOf, messagesOf } from './connect.ts';
+import { endFrame, frameOf, messagesOf, parseJson } from './connect.ts';
 
 describe('messagesOf', () => {
   it('yields the messages that frameOf encoded, however the stream is cut', async () => {
@@ -13,7 +13,7 @@ describe('messagesOf', () => {
           const frames = messages.map(frameOf);
           const bytes = Buffer.concat(hasEnd ? [...frames, endFrame()] : frames);
           const read: unknown[] = [];
-          for await (const message of messagesOf(cutAt(bytes, cuts))) read.push(message);
+          for await (const message of messagesOf(cutAt(bytes, cuts), parseJson)) read.push(message);
           expect(read).toEqual(messages.map((message) => JSON.parse(JSON.stringify(message))));
         },
       ),
@@ -26,7 +26,7 @@ describe('messagesOf', () => {
         const bytes = frameOf({ value });
         const cut = bytes.subarray(0, 1 + (place % (bytes.length - 1)));
         const reading = (async () => {
-          for await (const message of messagesOf(cutAt(cut, []))) expect.unreachable(`${message}`);
+          for await (const message of messagesOf(cutAt(cut, []), parseJson)) expect.unreachable(`${message}`);
         })();
         await expect(reading).rejects.toMatchObject({ code: 'invalid_argument' });
       }),
@@ -40,7 +40,7 @@ describe('messagesOf', () => {
       for (let at = 0; at < bytes.length; at += 1) yield bytes.subarray(at, at + 1);
     }
     const read: unknown[] = [];
-    for await (const message of messagesOf(each())) read.push(message);
+    for await (const message of messagesOf(each(), parseJson)) read.push(message);
     expect(read).toEqual([{ value }]);
   });
 });

@@ -74,8 +74,14 @@ function frame(flags: number, message: unknown): Buffer {
   return bytes;
 }
 
-/** Yields the messages of a client's stream. @throws ConnectError `invalid_argument`, `resource_exhausted` */
-export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<unknown> {
+/**
+ * Yields the messages of a client's stream, as `parse` gives them.
+ * @throws ConnectError `invalid_argument`, `resource_exhausted`; errors of `parse`
+ */
+export async function* messagesOf<T>(
+  body: AsyncIterable<Buffer>,
+  parse: (json: Buffer) => T | Promise<T>,
+): AsyncGenerator<T> {
   const rest = new Parts();
   let header: { readonly flags: number; readonly length: number } | undefined;
   for await (const part of body) {
@@ -91,7 +97,7 @@ export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<u
       const json = rest.take(header.length);
       if ((header.flags & END) === END) return;
       header = undefined;
-      yield parseJson(json);
+      yield await parse(json);
     }
   }
   if (rest.length > 0 || header !== undefined) {

@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describeError, errorCode } from '../../../base/errors.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
+import { BodyTurns } from '../../rest/body.ts';
 import { isGuestError } from '../../rest/errors.ts';
 import { clientGone, whenClosed } from '../../rest/route.ts';
 import { TenantSlots } from '../../rest/slots.ts';
@@ -33,6 +34,7 @@ export class Envd {
   readonly #rpcs: ReadonlyMap<string, Rpc>;
   readonly #programs: Programs;
   readonly #watchers: Watchers;
+  readonly #turns = new Map<string | null, BodyTurns>();
   readonly #slots = new TenantSlots('calls', E2B_LIMITS.callsMax, E2B_LIMITS.callShares, E2B_LIMITS.callsPerSandboxMax);
 
   constructor(parts: E2bParts) {
@@ -111,9 +113,15 @@ export class Envd {
     whenClosed(call.response, this.#slots.take(tenant, call.id));
     // Before any part of the answer is sent.
     await guestOf(isRead ? call.reader : call.guest);
-    if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);
+    if (rpc !== undefined) await answerRpc(rpc, call, this.#parts, this.#turnsOf(tenant));
     else if (method === 'GET') await download(call);
     else await upload(call, this.#parts);
+  }
+
+  #turnsOf(tenant: string | null): BodyTurns {
+    const turns = this.#turns.get(tenant) ?? new BodyTurns(this.#parts.clock);
+    this.#turns.set(tenant, turns);
+    return turns;
   }
 
   /** @throws E2bError 401 */

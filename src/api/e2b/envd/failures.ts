@@ -2,6 +2,7 @@
 
 import { CodedError, describeError } from '../../../base/errors.ts';
 import type { GuestError, GuestErrorCode } from '../../../machine/guest/errors.ts';
+import { BusyError } from '../../../sandbox/contract/errors.ts';
 import { isGuestError } from '../../rest/errors.ts';
 import { type ConnectCode, ConnectError } from './connect.ts';
 
@@ -35,6 +36,7 @@ export function connectErrorOf(error: unknown): ConnectError | null {
   if (error instanceof ConnectError) return error;
   if (isUnknownUser(error)) return new ConnectError('unauthenticated', error.message);
   if (isGuestError(error)) return new ConnectError(GUEST[error.code], describeError(error));
+  if (error instanceof BusyError) return new ConnectError('resource_exhausted', describeError(error));
   if (error instanceof CodedError) return new ConnectError('unavailable', describeError(error));
   return null;
 }

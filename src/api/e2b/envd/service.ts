@@ -8,7 +8,7 @@
 import type { IncomingMessage } from 'node:http';
 import { collect } from '../../../base/collect.ts';
 import { describeError } from '../../../base/errors.ts';
-import { withIdleLimit } from '../../rest/body.ts';
+import { type BodyTurns, withIdleLimit } from '../../rest/body.ts';
 import { clientGone } from '../../rest/route.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
@@ -29,12 +29,18 @@ export type Rpc =
   | { readonly kind: 'server'; run(call: Call, message: unknown, outlet: Outlet): Promise<void> }
   | { readonly kind: 'client'; run(call: Call, messages: AsyncIterable<unknown>): Promise<unknown> };
 
-export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bParts, 'clock' | 'log'>): Promise<void> {
+/** @param turns of the sandbox's owner, in which large messages are parsed and checked */
+export async function answerRpc(
+  rpc: Rpc,
+  call: Call,
+  { clock, log }: Pick<E2bParts, 'clock' | 'log'>,
+  turns: BodyTurns,
+): Promise<void> {
   const { request, response } = call;
   if (rpc.kind === 'unary') {
     try {
       const message = await collect(withIdleLimit(request, clock), E2B_LIMITS.messageBytesMax, tooLarge);
-      const answer = await rpc.run(call, parseJson(message));
+      const answer = await turns.run(message.length, () => rpc.run(call, parseJson(message)));
       sendJson(200, answer);
     } catch (error) {
       const failure = failureOf(error);
@@ -45,7 +51,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
   }
   try {
     if (rpc.kind === 'client') {
-      const answer = await rpc.run(call, messagesOf(partsOf(request)));
+      const answer = await rpc.run(call, messagesOf(partsOf(request), parse));
       open();
       response.write(frameOf(answer));
     } else {
@@ -69,12 +75,16 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     response.flushHeaders();
   }
 
+  function parse(json: Buffer): Promise<unknown> {
+    return turns.run(json.length, () => parseJson(json));
+  }
+
   async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
-    const message = await firstMessage(messagesOf(withIdleLimit(request, clock)));
+    const message = await firstMessage(messagesOf(withIdleLimit(request, clock), (json) => json));
     open();
     const outlet = outletTo(call, clock);
     try {
-      await stream.run(call, message, outlet);
+      await turns.run(message.length, () => stream.run(call, parseJson(message), outlet));
     } finally {
       outlet.close();
     }
@@ -113,7 +123,7 @@ function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
 }
 
 /** Does not wait for anything after it. @throws ConnectError `invalid_argument` */
-async function firstMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
+async function firstMessage(messages: AsyncIterable<Buffer>): Promise<Buffer> {
   for await (const message of messages) return message;
   throw new ConnectError('invalid_argument', 'there is no message');
 }
