@@ -37,8 +37,14 @@ const END_MS_MAX = 20_000;
 /** In the path of the model server's URL. */
 const MODEL_SERVER = 'secret-model-server';
 
-/** @param context `preload`, for tests: a module that removes a defense of the daemon */
-export async function openDaemon(context: JailContext & { readonly preload?: string }): Promise<Daemon> {
+/**
+ * @param context `preload`, for tests: a module that removes a defense of the daemon
+ * @param model name of the model server's only one
+ */
+export async function openDaemon(
+  context: JailContext & { readonly preload?: string },
+  model = STEERING,
+): Promise<Daemon> {
   const stack = new AsyncDisposableStack();
   try {
     const home = await mkdtemp(join(tmpdir(), 'nv-daemon-'));
@@ -46,7 +52,7 @@ export async function openDaemon(context: JailContext & { readonly preload?: str
     const { cacheDir } = resolveHome(context.config.home);
     await mkdir(cacheDir, { recursive: true, mode: 0o700 });
     await symlink(cacheDir, join(home, 'cache'));
-    const models = await startModelServer();
+    const models = await startModelServer(model);
     stack.defer(() => models.close());
     const { url, pid, apiKeyPath } = await startDaemon(stack, home, models.url, context);
     const operator = (await readFile(apiKeyPath, 'utf8')).trim();
@@ -70,10 +76,10 @@ export async function openDaemon(context: JailContext & { readonly preload?: str
   }
 }
 
-/** A daemon does not start without a model server. This one's model has a name that steers a terminal. */
-async function startModelServer(): Promise<{ url: string; address: string; close(): void }> {
+/** A daemon does not start without a model server. By default the model has a name that steers a terminal. */
+async function startModelServer(model: string): Promise<{ url: string; address: string; close(): void }> {
   const server = createServer((_request, answer) =>
-    answer.setHeader('content-type', 'application/json').end(JSON.stringify({ data: [{ id: STEERING }] })),
+    answer.setHeader('content-type', 'application/json').end(JSON.stringify({ data: [{ id: model }] })),
   );
   await once(server.listen(0, '127.0.0.1'), 'listening');
   const { port } = server.address() as AddressInfo;

@@ -7,6 +7,7 @@ import { Agent, request } from 'node:http';
 import { Worker } from 'node:worker_threads';
 import { sleep } from '../../src/base/clock.ts';
 import { modulePath } from '../../src/base/module-path.ts';
+import { ProofError } from '../errors.ts';
 import { eventually, Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
 import { type Daemon, openDaemon } from './daemon.ts';
@@ -17,6 +18,7 @@ const SAMPLES = 100;
 const GAP_MS = 20;
 const ROUNDS_MAX = 3;
 const STATUSES = 1000;
+const WEBHOOKS = 32;
 /** Answers before the measurement: each thread makes its bodies first. */
 const BEGUN = 4;
 
@@ -29,8 +31,9 @@ interface FloodsContext extends JailContext {
 
 export async function proveFloods(context: FloodsContext): Promise<Proof> {
   const notes = new Notes();
-  await using daemon = await openDaemon(context);
+  await using daemon = await openDaemon(context, 'model');
   const [hostile, polite] = [await daemon.key('mallory'), await daemon.key('alice')];
+  const sandbox = await openSandbox(daemon, hostile);
   const agent = new Agent({ keepAlive: true });
   const ask = (): Promise<readonly Sample[]> => askHealth(daemon, polite, agent);
   for (const kind of context.kinds ?? FLOOD_KINDS) {
@@ -40,7 +43,7 @@ export async function proveFloods(context: FloodsContext): Promise<Proof> {
     while (rounds.length < ROUNDS_MAX && !(tried.ok && tried.seen.startsWith('p99'))) {
       context.signal?.throwIfAborted();
       const calm = await ask();
-      const { flooded, seen } = await duringFlood({ url: daemon.url, kind, key: hostile }, ask);
+      const { flooded, seen } = await duringFlood({ url: daemon.url, kind, key: hostile, sandbox }, ask);
       outcomes = seen;
       rounds.push({ calm, flooded });
       tried = floodTry(kind, rounds);
@@ -50,6 +53,29 @@ export async function proveFloods(context: FloodsContext): Promise<Proof> {
   }
   agent.destroy();
   return notes.proof('floods');
+}
+
+/** A sandbox of the hostile tenant, with webhooks for events that never come. */
+async function openSandbox({ ask }: Daemon, key: string): Promise<FloodPlan['sandbox']> {
+  const made = await ask('POST', '/sandboxes', key, { templateID: 'agent', timeout: 3600, secure: true });
+  if (made.status !== 201) {
+    const cause = new Error(made.body.slice(0, 1000));
+    throw new ProofError('no_world', 'the sandbox of the hostile tenant did not start', { cause });
+  }
+  const { sandboxID: id, envdAccessToken: token } = JSON.parse(made.body) as Record<
+    'sandboxID' | 'envdAccessToken',
+    string
+  >;
+  for (let name = 0; name < WEBHOOKS; name += 1) {
+    await ask('POST', '/events/webhooks', key, {
+      name: `${name}`,
+      url: 'https://example.com/',
+      enabled: true,
+      events: ['sandbox.lifecycle.checkpointed'],
+      signatureSecret: 'x'.repeat(32),
+    });
+  }
+  return { id, token };
 }
 
 async function duringFlood(
