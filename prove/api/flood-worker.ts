@@ -9,7 +9,7 @@ export interface FloodPlan {
   readonly kind: FloodKind;
   /** Of the hostile tenant. */
   readonly key: string;
-  /** A sandbox of that tenant, and its token of envd. */
+  /** A sandbox of that tenant, and its token of envd; empty if the flood needs none. */
   readonly sandbox: { readonly id: string; readonly token: string };
   /** Requests by status, as a thread counts them; the last place counts those without an answer. */
   readonly counts: Uint32Array;
@@ -59,6 +59,7 @@ const messages = (field: string): readonly string[] => [
   `{"process":{"${field}":{${repeated(MESSAGE_BYTES, (at) => `"${at}":0`)}}}}`,
   `{"${field}":${'['.repeat(MESSAGE_BYTES / 2)}${']'.repeat(MESSAGE_BYTES / 2)}}`,
 ];
+
 /** Of the Connect protocol: flags, length, message. */
 function frame(message: string): Buffer {
   const header = Buffer.alloc(5);
@@ -66,15 +67,15 @@ function frame(message: string): Buffer {
   return Buffer.concat([header, Buffer.from(message)]);
 }
 
+/** Floods of a running sandbox of the hostile tenant. */
+export const SANDBOX_FLOODS = ['envd with its token', 'events beside webhooks for another type', 'tunnels'] as const;
 export const FLOOD_KINDS = [
   'REST',
   'REST without a key',
   'E2B',
   'host names of unknown sandboxes',
   'envd without its token',
-  'envd with its token',
-  'events beside webhooks for another type',
-  'tunnels',
+  ...SANDBOX_FLOODS,
 ] as const;
 export type FloodKind = (typeof FLOOD_KINDS)[number];
 

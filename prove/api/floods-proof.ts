@@ -12,7 +12,7 @@ import { eventually, Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
 import { type Daemon, openDaemon } from './daemon.ts';
 import { floodTry, type Round, type Sample } from './flood-verdict.ts';
-import { FLOOD_KINDS, type FloodKind, type FloodPlan } from './flood-worker.ts';
+import { FLOOD_KINDS, type FloodKind, type FloodPlan, SANDBOX_FLOODS } from './flood-worker.ts';
 
 const SAMPLES = 100;
 const GAP_MS = 20;
@@ -33,10 +33,12 @@ export async function proveFloods(context: FloodsContext): Promise<Proof> {
   const notes = new Notes();
   await using daemon = await openDaemon(context, 'model');
   const [hostile, polite] = [await daemon.key('mallory'), await daemon.key('alice')];
-  const sandbox = await openSandbox(daemon, hostile);
+  const kinds = context.kinds ?? FLOOD_KINDS;
+  const needsSandbox = SANDBOX_FLOODS.some((kind) => kinds.includes(kind));
+  const sandbox = needsSandbox ? await openSandbox(daemon, hostile) : { id: '', token: '' };
   const agent = new Agent({ keepAlive: true });
   const ask = (): Promise<readonly Sample[]> => askHealth(daemon, polite, agent);
-  for (const kind of context.kinds ?? FLOOD_KINDS) {
+  for (const kind of kinds) {
     const rounds: Round[] = [];
     let outcomes = '';
     let tried = floodTry(kind, rounds);
