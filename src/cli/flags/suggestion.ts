@@ -31,20 +31,16 @@ const OPTIONS: Readonly<Record<string, string>> = {
   '--env-file': 'use -e NAME=VALUE, or -e NAME for a value of this shell',
   '--with-requirements': 'use --requirements',
   '--directory': 'use --project DIR',
-  '--tail': 'use neurovisor logs ID | tail',
   'run --rm': 'omit it: run always removes its sandbox',
   'create --python': 'use --image, for example --image python:3.13-slim',
-  'run --name': 'use neurovisor create --name: the sandbox of run ends with the script',
   'run -u': 'use --user',
   'run -d': DETACH,
   'run --detach': DETACH,
   'run -v': RUN_MOUNT,
-  'run --volume': RUN_MOUNT,
   'run --mount': RUN_MOUNT,
   'run -p': RUN_PORT,
   'run --publish': RUN_PORT,
   'create -v': CREATE_MOUNT,
-  'create --volume': CREATE_MOUNT,
   'create --mount': CREATE_MOUNT,
   'create -p': CREATE_PORT,
   'create --publish': CREATE_PORT,
@@ -52,7 +48,6 @@ const OPTIONS: Readonly<Record<string, string>> = {
   'create --rm': 'omit it: the sandbox is removed at its --timeout, or by neurovisor rm',
   'rm -f': 'omit it: rm asks nothing',
   'rm --force': 'omit it: rm asks nothing',
-  'ps -a': 'to list sandboxes: neurovisor ls -a',
 };
 
 /** Also of groups, such as `neurovisor key revoke`. */
@@ -79,7 +74,6 @@ const COMMANDS: Readonly<Record<string, string>> = {
   info: 'use neurovisor host, or neurovisor doctor',
   system: 'use neurovisor df, neurovisor prune or neurovisor doctor',
   network: 'use --net of neurovisor run and create; neurovisor net shows networks',
-  volume: 'there are no volumes: use neurovisor cp, or neurovisor snapshot create',
   container: 'omit it, for example neurovisor ls',
   sandbox: 'omit it, for example neurovisor ls',
   daemon: 'use neurovisor serve',
@@ -98,7 +92,10 @@ const COMMANDS: Readonly<Record<string, string>> = {
 export function suggestion(message: string, program: Command, words: readonly string[]): string {
   const command = commandOf(program, words);
   const path = pathOf(command);
-  if (path === 'ps' && /^error: missing /.test(message)) return 'to list sandboxes: neurovisor ls';
+  if (path === 'ps' && /^error: missing /.test(message)) {
+    const isAll = words.some((word) => word === '-a' || word === '--all');
+    return `to list sandboxes: neurovisor ls${isAll ? ' -a' : ''}`;
+  }
   const [, kind, word = ''] = /unknown (option|command) '([^']*)'/.exec(message) ?? [];
   // `-p80:80`, `--net=none`
   const name = /^(-[^-]|[^=]*)/.exec(word)?.[0] ?? '';
