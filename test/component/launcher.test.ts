@@ -17,6 +17,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ROOT } from '../support/cli.ts';
 import { requiresRoot } from '../support/requires.ts';
@@ -26,7 +27,7 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-launcher-'));
   // The second package is for machines with a GPU.
   const cuda = 'node_modules/@node-llama-cpp/linux-x64-cuda';
-  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'tools/test', 'tools/fuzz']) {
+  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'src/host/daemon', 'tools/test', 'tools/fuzz']) {
     await mkdir(join(dir, name), { recursive: true });
   }
   for (const name of ['neurovisor', 'package-lock.json']) {
@@ -128,7 +129,14 @@ describe('neurovisor serve', () => {
       [${turns.map((turn) => `() => { ${turn} }`).join(', ')}][turn]?.();
     `;
     await writeFile(join(dir, 'src/cli/main.ts'), main);
+    const end = `import { appendFileSync } from 'node:fs'; appendFileSync('${dir}/ends', process.ppid + '\\n');`;
+    await writeFile(join(dir, 'src/host/daemon/end-vms.ts'), end);
   }
+
+  /** The pids of the launchers that ended the VMs. */
+  const ends = async (): Promise<string[]> =>
+    (await readFile(join(dir, 'ends'), 'utf8').catch(() => '')).split('\n').slice(0, -1);
+  const KILLED = "process.kill(process.pid, 'SIGKILL')";
 
   const starts = async (): Promise<string[][]> =>
     (await readFile(join(dir, 'starts'), 'utf8').catch(() => ''))
@@ -182,6 +190,52 @@ describe('neurovisor serve', () => {
     expect([second?.[1], second?.[2] === first?.[2]]).toEqual([`${child.pid}`, false]);
     child.kill('SIGTERM');
     expect(await ended).toEqual([0, null]);
+  });
+
+  it('SIGHUP of a terminal that is closed stops the daemon', async () => {
+    await daemonDoes("process.on('SIGHUP', () => process.exit(9))");
+    const inTerminal = `import os, pty, sys, time
+pid, terminal = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
+while not os.path.exists(os.path.dirname(sys.argv[1]) + '/starts'): time.sleep(0.05)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
+    const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
+    const { stdout } = await promisify(execFile)('python3', ['-c', inTerminal, join(dir, 'neurovisor'), 'serve'], {
+      env,
+    });
+    expect([stdout, await ends()]).toEqual(['0\n', []]);
+  });
+
+  it('starts the daemon again when nobody reads its errors any more', async () => {
+    await daemonDoes(KILLED, 'process.exit(3)');
+    const { child, ended } = serve();
+    child.stderr.destroy();
+    expect(await ended).toEqual([3, null]);
+    expect(await starts()).toHaveLength(2);
+  });
+
+  it.each([
+    ['a daemon that fails after one that was killed', [KILLED, 'process.exit(3)'], undefined],
+    ['a daemon that is killed while it stops', ["process.removeAllListeners('SIGTERM')"], 'SIGTERM'],
+    ['a signal before the next daemon is started', [KILLED, KILLED, KILLED], 'SIGTERM'],
+  ] as const)('ends the VMs that no daemon takes over: %s', async (_what, turns, signal) => {
+    await daemonDoes(...turns);
+    const { child, ended } = serve();
+    await expect.poll(starts).toHaveLength(Math.max(1, turns.length));
+    if (signal !== undefined) child.kill(signal);
+    await ended;
+    expect(await ends()).toEqual([`${child.pid}`]);
+    expect(await starts()).toHaveLength(turns.length);
+  });
+
+  it('ends the VMs when daemons are killed again and again: one may be the cause', async () => {
+    await writeFile(join(dir, 'bin/sleep'), '#!/bin/sh\n', { mode: 0o755 });
+    await daemonDoes(KILLED, KILLED, KILLED, KILLED, KILLED, 'process.exit(0)');
+    const { child, ended, stderr } = serve();
+    await ended;
+    expect(stderr()).toContain('killed 5 times; its sandboxes end');
+    expect(await ends()).toEqual([`${child.pid}`, `${child.pid}`]);
   });
 
   it('NEUROVISOR_LAUNCHER=off: the command is the daemon', async () => {

@@ -1,6 +1,7 @@
 /** VMs of a daemon that is killed: its launcher starts another, which takes them over. */
 import { readFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
@@ -26,7 +27,8 @@ async function another(home: DaemonHome, launcher: number, end: () => void): Pro
 }
 
 /** A program that counts in memory; `n` has the newest number. */
-const COUNTER = 'i=0; while :; do i=$((i + 1)); echo $i > n; sleep 0.05; done';
+const counter = (file: string): string => `i=0; while :; do i=$((i + 1)); echo $i > ${file}; sleep 0.05; done`;
+const COUNTER = counter('n');
 const counted = async ({ says }: DaemonHome, id: string): Promise<number> =>
   Number(await says('exec', id, '--', 'cat', 'n'));
 
@@ -72,6 +74,31 @@ describe('kill -9 of a launched daemon', () => {
     const [copy = ''] = (await home.says('fork', id)).split('\n');
     expect(await counted(home, copy)).toBeGreaterThan(saved);
 
+    launcher.kill('SIGTERM');
+    expect(await launcher.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+
+  it('attached programs go on; a save that was under way left the VM usable', async () => {
+    const launcher = home.launched('-o', 'json', '--pool', '0');
+    await launcher.ready();
+    const id = await home.says('create');
+    const attached = home.there(['exec', id, '--', 'bash', '-c', counter('n')]).result;
+    await expect.poll(() => home.says('exec', id, '--', 'ls')).toContain('n');
+    await crash(home, launcher.pid);
+    // Of the connection; the program goes on.
+    expect((await attached).status).toBe(125);
+    const first = await counted(home, id);
+    await expect.poll(() => counted(home, id)).toBeGreaterThan(first);
+
+    for (const ms of [150, 400]) {
+      const saving = home.there(['snapshot', 'create', id]).result;
+      await sleep(ms);
+      await crash(home, launcher.pid);
+      await saving;
+      const before = await counted(home, id);
+      await expect.poll(() => counted(home, id)).toBeGreaterThan(before);
+    }
     launcher.kill('SIGTERM');
     expect(await launcher.ended).toBe(0);
     expect(await leftIn(home)).toEqual([]);

@@ -6,7 +6,7 @@ import { describeError } from '../../base/errors.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
 import { type Daemon, type DaemonOptions, openDaemon } from '../../host/daemon/daemon.ts';
-import { handOverAtHangUp, launchedBy } from '../../host/daemon/launched.ts';
+import { launchedBy, stopAtHangUp } from '../../host/daemon/launched.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
@@ -65,7 +65,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const certificate = at?.tls == null ? undefined : await readCertificate(at.tls);
     const options = { ...daemonOptions(cli, flags, at, certificate), ...(await launchedBy(cli.env)) };
     await using daemon = await openDaemon(options, release);
-    if (daemon.keepsVms) handOverAtHangUp();
+    if (!daemon.keepsVms) stopAtHangUp();
     const stop = at === null ? undefined : renew(cli, at, certificate, daemon);
     if (at?.warning != null) cli.log.warn(at.warning);
     cli.progress.close();

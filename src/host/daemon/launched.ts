@@ -5,11 +5,18 @@ import { signalAtParentsEnd } from '../../sys/core-dump.ts';
 import { keeperOf } from '../runtime/kept-vms.ts';
 import type { DaemonOptions } from './daemon.ts';
 
-/** What the launcher says that started this process; from now on they end together. Empty: there is none. */
+/**
+ * What the launcher says that started this process; from now on they end together. Empty: there is none.
+ * At SIGHUP this process leaves its VMs to the daemon that its launcher starts next, as if it were killed, also amid its
+ * own start.
+ */
 export async function launchedBy(env: NodeJS.ProcessEnv): Promise<Pick<DaemonOptions, 'keeper' | 'lostAtMs'>> {
   const keeper = await keeperOf(env);
   if (keeper === null) return {};
   signalAtParentsEnd(constants.signals.SIGTERM);
+  // It may have ended a moment before.
+  if (process.ppid !== keeper.pid) process.kill(process.pid, 'SIGTERM');
+  process.prependListener('SIGHUP', handOver);
   // Only a signal tells the launcher to start it again.
   process.on('uncaughtException', (error) => {
     process.stderr.write(`${inspect(error)}\n`);
@@ -19,7 +26,9 @@ export async function launchedBy(env: NodeJS.ProcessEnv): Promise<Pick<DaemonOpt
   return { keeper, lostAtMs: lostAtMs > 0 ? lostAtMs : null };
 }
 
-/** At SIGHUP this process leaves its VMs to the daemon that its launcher starts next, as if it were killed. */
-export function handOverAtHangUp(): void {
-  process.prependListener('SIGHUP', () => process.kill(process.pid, 'SIGKILL'));
+/** For a daemon whose VMs end with it: SIGHUP stops it, as it stops other programs. */
+export function stopAtHangUp(): void {
+  process.off('SIGHUP', handOver);
 }
+
+const handOver = (): void => void process.kill(process.pid, 'SIGKILL');
