@@ -36,7 +36,10 @@ it('createVolume, volumes, removeVolume: a name is unique, and free once its vol
   await control.removeVolume('data');
   expect(await control.volumes()).toEqual([]);
   await expect(control.removeVolume('data')).rejects.toMatchObject({ code: 'not_found' });
-  expect(await control.createVolume({ name: 'data' })).toMatchObject({ sizeMib: 2048 });
+  const again = await control.createVolume({ name: 'data' });
+  expect(again).toMatchObject({ sizeMib: 2048 });
+  await control.removeVolume(again.id);
+  expect(await control.volumes()).toEqual([]);
 });
 
 it.each([{ name: '../x' }, { name: 'A' }, { name: '' }, { name: 'x', sizeMib: 0 }, { name: 'x', sizeMib: 1e9 }])(

@@ -20,8 +20,9 @@ export function fakeVolumes({ before }: FakeSandboxes): Volumes {
       before('volumes');
       return [...all.values()];
     },
-    removeVolume: async (name) => {
+    removeVolume: async (idOrName) => {
       before('removeVolume');
+      const name = [...all.values()].find(({ id }) => id === idOrName)?.name ?? idOrName;
       if (!all.delete(name)) throw new SandboxError('not_found', `volume ${name}: there is none`);
     },
   };

@@ -295,12 +295,13 @@ class OwnWorld {
     return (await this.#control.volumes()).filter((info) => this.owns(info));
   }
 
-  /** @throws SandboxError `not_found` */
-  async volume(name: string): Promise<VolumeInfo> {
-    const onHost = nameOnHost(this.tenant, name);
-    const found = (await this.volumes()).find((info) => info.name === onHost);
+  /** By its id, otherwise by its name. @throws SandboxError `not_found` */
+  async volume(idOrName: string): Promise<VolumeInfo> {
+    const own = await this.volumes();
+    const onHost = nameOnHost(this.tenant, idOrName);
+    const found = own.find(({ id }) => id === idOrName) ?? own.find(({ name }) => name === onHost);
     if (found !== undefined) return found;
-    throw new SandboxError('not_found', `there is no volume ${name}`, { remedy: 'neurovisor volume ls' });
+    throw new SandboxError('not_found', `there is no volume ${idOrName}`, { remedy: 'neurovisor volume ls' });
   }
 
   async mounts({ volumes }: Pick<CreateRequest, 'volumes'>): Promise<Pick<CreateRequest, 'volumes'>> {

@@ -6,7 +6,7 @@ export interface Volumes {
   /** By name. */
   volumes(): Promise<readonly VolumeInfo[]>;
   /** @throws SandboxError `not_found`, `in_use` */
-  removeVolume(name: string): Promise<void>;
+  removeVolume(idOrName: string): Promise<void>;
 }
 
 export interface VolumeRequest {

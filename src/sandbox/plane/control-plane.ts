@@ -270,8 +270,8 @@ export class LocalControlPlane implements ControlPlane {
     return await translateStoreErrors(this.#parts.volumes.list());
   }
 
-  async removeVolume(name: string): Promise<void> {
-    await translateStoreErrors(this.#parts.volumes.remove(name));
+  async removeVolume(idOrName: string): Promise<void> {
+    await translateStoreErrors(this.#parts.volumes.remove(idOrName));
   }
 
   async pools(): Promise<readonly PoolInfo[]> {

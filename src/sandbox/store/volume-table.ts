@@ -114,8 +114,8 @@ export class VolumeTable {
   }
 
   /** @throws StoreError `not_found`, `in_use` */
-  async remove(name: string): Promise<void> {
-    const row = await this.#find(name);
+  async remove(idOrName: string): Promise<void> {
+    const row = await this.#find(idOrName, 'name = :it OR id = :it ORDER BY id = :it DESC');
     const fd = await this.#lock(row, false);
     try {
       const path = this.#pathOf(row);
@@ -156,12 +156,12 @@ export class VolumeTable {
     return join(this.#parts.dir, 'volumes', id);
   }
 
-  async #find(name: string): Promise<Row> {
+  async #find(it: string, where = 'name = :it'): Promise<Row> {
     const { db, dir } = this.#parts;
-    const row = await db.read(`read volume ${name}`, (sql) =>
-      sql.prepare('SELECT * FROM volumes WHERE name = ?').get(name),
+    const row = await db.read(`read volume ${it}`, (sql) =>
+      sql.prepare(`SELECT * FROM volumes WHERE ${where}`).get({ it }),
     );
-    if (row === undefined) throw noVolume(name);
+    if (row === undefined) throw noVolume(it);
     return parseRow(dir, 'a volume', () => rowSchema.parse(row));
   }
 

@@ -40,7 +40,9 @@ export const offsetsQuery = z
 
 export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
 
-export const volumeParams = z.strictObject({ volume: volumeReference });
+export const volumeParams = z.strictObject({
+  volume: volumeReference.describe('Id or name of a volume; for the operator, a tenant’s is `TENANT/NAME`.'),
+});
 
 /** A parameter that is given several times is a list; once, it is text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>
