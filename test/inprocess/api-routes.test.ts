@@ -1,7 +1,7 @@
 /** Each route of the REST server with good and bad input, against a control plane in memory. */
 
 import { once } from 'node:events';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -11,6 +11,7 @@ import type { ForkResult, SandboxInfo } from '../../src/sandbox/contract/control
 import { BusyError } from '../../src/sandbox/contract/errors.ts';
 import { OPENAPI_FILE, openapiDocument } from '../../tools/openapi.ts';
 import { type ApiFixture, API_KEY as KEY, type Method, startApi } from '../support/api-fixture.ts';
+import { eventually } from '../support/eventually.ts';
 
 let api: ApiFixture;
 let before: ((method: string) => void) | undefined;
@@ -426,19 +427,25 @@ describe('programs and files', () => {
 
   it('exec: programs of one sandbox share a memory budget for output, and report dropped output', async () => {
     const { id } = await create();
-    const argv = ['sh', '-c', 'yes | head -c 16777216'];
-    const run = async (): Promise<number> => {
-      const { json } = await api.ask('POST', `/sandboxes/${id}/exec`, { argv });
+    const dir = await api.control.dirOf(id);
+    // What is sent no longer counts: none ends before all have printed.
+    const script = 'yes | head -c 16777216; touch "printed-$0"; until [ -e go ]; do sleep 0.1; done';
+    const run = async (name: string): Promise<number> => {
+      const argv = ['sh', '-c', script, name];
+      const { json } = await api.ask('POST', `/sandboxes/${id}/exec`, { argv, cwd: dir });
       const { stdout, truncated } = json as { stdout: string; truncated: boolean };
       expect(truncated).toBe(stdout.length < 16 * MIB);
       return stdout.length;
     };
-    const lengths = await Promise.all(Array.from({ length: 8 }, run));
+    const names = Array.from({ length: 8 }, (_, at) => `${at}`);
+    const running = Promise.all(names.map(run));
+    await eventually(() => expect(names.filter((name) => !existsSync(join(dir, `printed-${name}`)))).toEqual([]));
+    writeFileSync(join(dir, 'go'), '');
+    const lengths = await running;
     const sum = lengths.reduce((total, length) => total + length, 0);
     expect(sum).toBeGreaterThan(32 * MIB);
     expect(sum).toBeLessThanOrEqual(64 * MIB);
-    // Sent output no longer counts.
-    expect(await run()).toBe(16 * MIB);
+    expect(await run('again')).toBe(16 * MIB);
   });
 
   it('list: a guest that never answers takes only its own 4 slots, until its clients disconnect', async () => {
