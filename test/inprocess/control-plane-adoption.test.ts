@@ -1,5 +1,8 @@
 /** What becomes of sandboxes whose VMs outlive a killed process. No VMs. */
 import { describe, expect, it } from 'vitest';
+import { TenantQuotas } from '../../src/api/tenants/quota.ts';
+import { NO_QUOTAS } from '../../src/api/tenants/settings.ts';
+import { FakeClock } from '../../src/base/clock.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { SESSION_ANNOTATION } from '../../src/sandbox/contract/request.ts';
 import { ADOPT_MS_MAX } from '../../src/sandbox/plane/adoption.ts';
@@ -110,6 +113,25 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     const { end } = await host.control.get(id);
     expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining('descriptor 7 is another file') });
     expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('a VM that could not be ended is logged, and its sandbox has ended', async () => {
+    const { host, id } = await afterKill({});
+    await using _ = host;
+    host.script.fail('start', new Error('its descriptor 7 is another file'));
+    host.script.fail('end-left', new Error('its group is busy'));
+    await host.control.adopt();
+    expect((await host.control.get(id)).end?.cause).toBe('host-lost');
+  });
+
+  it('counts for its owner before it goes on, and no longer if it is not taken over', async () => {
+    const quotas = new TenantQuotas({ of: () => ({ ...NO_QUOTAS, sandboxes: 0 }) }, new FakeClock());
+    const { host, id } = await afterKill({ annotations: { tenant: 'alice' } }, { gate: quotas });
+    await using _ = host;
+    expect([quotas.tenantOf(id), quotas.useOf('alice').sandboxes]).toEqual(['alice', 1]);
+    host.script.fail('start', new Error('its descriptor 7 is another file'));
+    await host.control.adopt();
+    expect(quotas.useOf('alice')).toMatchObject({ sandboxes: 0, memoryMib: 0 });
   });
 
   it('one whose guest never answers ends in time', async () => {

@@ -286,6 +286,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       forget: (id) => void left.delete(id),
       end: async (id) => {
         if (left.delete(id)) this.endedLeft.push(id);
+        await this.script.step('end-left');
       },
     };
   }

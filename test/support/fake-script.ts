@@ -17,6 +17,7 @@ export type Phase =
   | 'map-memory'
   | 'copy-disk'
   | 'start'
+  | 'end-left'
   | 'hello'
   /** Requests to a guest. */
   | 'update'

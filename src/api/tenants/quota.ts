@@ -160,6 +160,11 @@ export class TenantQuotas implements StartGate {
     };
   }
 
+  restores({ annotations, id, memoryMib, diskMib }: Parameters<StartGate['restores']>[0]): void {
+    const tenant = ownerOf({ annotations });
+    if (tenant !== null) this.#sandboxes.set(id, { tenant, memoryMib, diskMib });
+  }
+
   abandoned(id: string): void {
     this.#end(id);
   }

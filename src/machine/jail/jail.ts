@@ -233,6 +233,8 @@ function launch(
     const tasks = held.identity === null ? null : limitsOf(plan).tasks;
     setLimits(pid, { tasks, fileBytes, openFiles: plan.openFilesMax ?? OPEN_FILES_MAX });
   });
+  // Its parent may be killed alone, and nothing else ends a VMM that outlives this process.
+  child.once('exit', () => void (vmm && killIfRunning(vmm)));
   pid.catch((error: unknown) => ignore(error, 'the end of the process is reported as well'));
   let released: Promise<void> | undefined;
   return {

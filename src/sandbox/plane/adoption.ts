@@ -4,18 +4,20 @@
  *     row running, or paused in memory ─► the VM, with a new channel ─► hello ─► running (─► paused again)
  *     row on disk or ended, or no row  ─► the VM ends: the row is the truth
  */
+import { availableParallelism } from 'node:os';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { timeLimit } from '../../base/time-limit.ts';
-import type { SandboxInfo } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { type Provenance, SESSION_ANNOTATION } from '../contract/request.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
+import type { StartGate } from '../start/start-gate.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import type { SandboxRows } from './sandbox-rows.ts';
 import type { StoredRequest } from './stored-request.ts';
 
 /** From the first look at a VM until its agent has said hello. */
@@ -39,45 +41,76 @@ export interface AdoptionParts {
   readonly log: Log;
   readonly left: LeftVms;
   readonly managed: ManagedParts<ManagedSandbox>;
-  sharersOf(annotations: SandboxInfo['annotations']): string | null;
+  readonly gate: StartGate;
 }
 
-/** Takes over all that can be, at the same time. Never rejects. */
+/** Takes over all that can be, as many at the same time as there are processors. Never rejects. */
 export async function adoptAll(parts: AdoptionParts): Promise<void> {
   const { left, log } = parts;
-  await Promise.all(
-    left.ids.map(async (id) => {
+  const waiting = [...left.ids];
+  const worker = async (): Promise<void> => {
+    for (let id = waiting.shift(); id !== undefined; id = waiting.shift()) {
       try {
         await adopt(parts, id);
       } catch (error) {
         log.error('a VM of a killed process could not be ended', { sandbox: id, reason: describeError(error) });
       }
-    }),
-  );
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, worker));
 }
 
-async function adopt({ clock, log, left, managed, sharersOf }: AdoptionParts, id: string): Promise<void> {
-  const { rows } = managed;
+/** What a tenant's VM may do is known before it goes on: to whom it belongs, and that it counts. */
+export async function countLeft(left: LeftVms, rows: SandboxRows, gate: StartGate): Promise<void> {
+  for (const id of left.ids) {
+    const found = await findLeft(rows, id);
+    if (found?.stored == null) continue;
+    const { policy, spec } = found.stored;
+    const { memoryMib, memoryMaxMib, diskMib } = spec;
+    gate.restores({ annotations: policy.annotations, id, memoryMib: memoryMaxMib ?? memoryMib, diskMib });
+  }
+}
+
+/** `stored` is null if the VM is not its sandbox, or nobody can tell. */
+async function findLeft(
+  rows: SandboxRows,
+  id: string,
+): Promise<{ row: SandboxRow; stored: StoredRequest | null } | null> {
   const row = await rows.find(id);
-  const stored = row === undefined ? null : rows.parse(row);
-  if (row === undefined || stored === null || row.status === 'ended' || row.pausedSnapshotId !== null) {
-    await left.end(id);
-    if (row !== undefined) await rows.reconcileOne(row, 'another version had stored it');
+  if (row === undefined) return null;
+  const isOver = row.status === 'ended' || row.pausedSnapshotId !== null;
+  return { row, stored: isOver ? null : rows.parse(row) };
+}
+
+async function adopt({ clock, log, left, managed, gate }: AdoptionParts, id: string): Promise<void> {
+  const { rows } = managed;
+  const found = await findLeft(rows, id);
+  if (found?.stored == null) {
+    try {
+      await left.end(id);
+    } finally {
+      if (found !== null) await rows.reconcileOne(found.row, 'another version had stored it');
+    }
     return;
   }
+  const { row, stored } = found;
   let supervisor: Supervisor | undefined;
   try {
     requireAdoptable(stored);
-    supervisor = left.supervise(stored.spec, id, sharersOf(stored.policy.annotations));
+    supervisor = left.supervise(stored.spec, id, gate.sharersOf(stored.policy.annotations));
     using limit = timeLimit(clock, ADOPT_MS_MAX);
     await supervisor.start(limit.signal);
     left.forget(id);
   } catch (error) {
     const reason = describeError(error);
-    await supervisor?.stop();
-    await left.end(id);
-    await rows.reconcileOne(row, `its VM could not be taken over: ${reason}`);
     log.warn('a VM could not be taken over', { sandbox: id, reason });
+    try {
+      await supervisor?.stop();
+      await left.end(id);
+    } finally {
+      gate.abandoned(id);
+      await rows.reconcileOne(row, `its VM could not be taken over: ${reason}`);
+    }
     return;
   }
   const gapMs = left.lostAtMs === null ? null : Math.max(0, Math.round(clock.wall() - left.lostAtMs));

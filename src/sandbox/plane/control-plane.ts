@@ -54,7 +54,7 @@ import type { Store } from '../store/store.ts';
 import type { VolumeTable } from '../store/volume-table.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import { adoptAll, type LeftVms } from './adoption.ts';
+import { adoptAll, countLeft, type LeftVms } from './adoption.ts';
 import { type CreatorParts, SandboxCreator } from './creator.ts';
 import { pauseAll, resumeAll, type StopOptions } from './daemon-stop.ts';
 import { Directory } from './directory.ts';
@@ -132,6 +132,7 @@ export class LocalControlPlane implements ControlPlane {
   static async open(parts: ControlParts): Promise<LocalControlPlane> {
     const control = new LocalControlPlane(parts);
     await control.#rows.reconcile(parts.left?.ids);
+    if (parts.left !== undefined) await countLeft(parts.left, control.#rows, parts.gate ?? openGate);
     return control;
   }
 
@@ -142,8 +143,7 @@ export class LocalControlPlane implements ControlPlane {
   adopt(): Promise<void> {
     const { left, clock, log, gate = openGate } = this.#parts;
     if (left === undefined || left.ids.length === 0) return Promise.resolve();
-    const sharersOf = (annotations: SandboxInfo['annotations']): string | null => gate.sharersOf(annotations);
-    const adopting = adoptAll({ clock, log, left, managed: this.#managedParts(), sharersOf });
+    const adopting = adoptAll({ clock, log, left, managed: this.#managedParts(), gate });
     this.#directory.waitFor(adopting);
     return adopting;
   }

@@ -36,6 +36,8 @@ export interface StartGate {
    * @throws BusyError; SandboxError `forbidden`: it is too large for its owner
    */
   admit(start: StartAsked): StartReservation;
+  /** A sandbox that a killed process left runs on: it counts from now on, whatever its owner may start. */
+  restores(left: Pick<StartAsked, 'annotations' | 'id' | 'memoryMib' | 'diskMib'>): void;
   /** The longest timeout of a new sandbox in milliseconds, which one without a timeout gets; `null`: any, and none. */
   timeoutMaxMs(annotations: SandboxInfo['annotations']): number | null;
   /** Whether this host's login at a registry serves the owner. */
@@ -49,6 +51,7 @@ export const openGate: StartGate = {
   ownerOf: () => 'local',
   sharersOf: () => 'local',
   admit: () => ({ runsAs: () => undefined, release: () => undefined }),
+  restores: () => undefined,
   timeoutMaxMs: () => null,
   mayLogIn: () => true,
   abandoned: () => undefined,

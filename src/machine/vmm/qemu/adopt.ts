@@ -143,6 +143,7 @@ export async function adoptQemu(adopting: Adopting, spec: VmSpec, kept: KeptVm, 
     ram?.find(process.pid);
     const slot = adopting.makeSlot(qmp, () => (process.isAlive() ? process.pid : null), ram !== null);
     cleanup.push('vsock device', () => slot.release());
+    await requireNoCard(qmp);
     await continueVm(qmp);
     await slot.replace(spec.guestCid);
     const { diskLimits = {} } = spec;
@@ -177,6 +178,14 @@ export async function adoptQemu(adopting: Adopting, spec: VmSpec, kept: KeptVm, 
 
 function privateRamOf({ snapshot, memoryMib }: VmSpec): PrivateRam | null {
   return snapshot?.memoryPath === undefined ? null : PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
+}
+
+/** The network of a card that was plugged just before ended with the process. @throws VmmError `vm_gone` */
+async function requireNoCard(qmp: QmpClient): Promise<void> {
+  const devices = await qmp.execute('qom-list', { path: '/machine/peripheral' });
+  const list = Array.isArray(devices) ? (devices as readonly { readonly name?: unknown }[]) : [];
+  if (!list.some(({ name }) => `${name}`.startsWith('nic-'))) return;
+  throw new VmmError('vm_gone', 'the VM can not be taken over', { cause: 'it has a network, which has ended' });
 }
 
 /** A guest releases no device while its VM is stopped. @throws VmmError `vm_gone` for one that never ran */
