@@ -219,7 +219,7 @@ export class Sandbox {
   }
 
   /**
-   * Attaches to the streams of a detached program, or of one that a pause has disconnected.
+   * Attaches to the streams of a program that is detached, or was disconnected by a pause.
    * @param options.from offsets of the output that comes first: `Process.from` is above them if it is no longer kept
    */
   async attach(pid: number, options: { readonly from?: OutputOffsets } = {}): Promise<Process> {

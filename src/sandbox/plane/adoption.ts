@@ -71,7 +71,7 @@ export async function countLeft(left: LeftVms, rows: SandboxRows, gate: StartGat
   }
 }
 
-/** `stored` is null if the VM is not its sandbox, or nobody can tell. */
+/** `stored` is null if the VM is not its sandbox, or its row is of another version. */
 async function findLeft(
   rows: SandboxRows,
   id: string,

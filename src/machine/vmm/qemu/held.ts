@@ -1,6 +1,6 @@
 /**
  * Our ends of QEMU's sockets. QEMU of a VM that outlives us inherits them too, and never uses them: so it sees no end
- * of them when we are killed, and the next process takes them from it.
+ * of them if this process is killed, and the next one takes them from it.
  */
 import { Socket } from 'node:net';
 import { closeFd, fileIdentity } from '../../../sys/fd.ts';
