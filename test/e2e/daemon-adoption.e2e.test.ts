@@ -104,6 +104,28 @@ describe('kill -9 of a launched daemon', () => {
     expect(await leftIn(home)).toEqual([]);
   });
 
+  it('volumes stay with their VM, and with no other', async () => {
+    const launcher = home.launched('-o', 'json', '--pool', '0');
+    await launcher.ready();
+    await home.says('volume', 'create', 'data', '--size', '64M');
+    const id = await home.says('create', '--volume', 'data:/data');
+    await home.says('exec', id, '--', 'sh', '-c', 'echo before > /data/a');
+    await crash(home, launcher.pid);
+    expect(await home.says('exec', id, '--', 'sh', '-c', 'echo after >> /data/a; cat /data/a')).toBe('before\nafter');
+    expect((await home.there(['create', '--volume', 'data:/data:ro']).result).stderr).toContain(
+      `${id} has volume data`,
+    );
+    // A pause needs all of what the daemon has of it.
+    await home.says('pause', id);
+    expect(await home.says('exec', id, '--', 'cat', '/data/a')).toBe('before\nafter');
+    await home.says('rm', id);
+    const reader = await home.says('create', '--volume', 'data:/data:ro');
+    expect(await home.says('exec', reader, '--', 'cat', '/data/a')).toBe('before\nafter');
+    launcher.kill('SIGTERM');
+    expect(await launcher.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+
   it('a killed launcher ends its daemon, and the next start of another leaves nothing', async () => {
     const launcher = home.launched('-o', 'json', '--pool', '0');
     await launcher.ready();

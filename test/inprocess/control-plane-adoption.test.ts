@@ -1,4 +1,7 @@
 /** What becomes of sandboxes whose VMs outlive a killed process. No VMs. */
+import { closeSync, openSync } from 'node:fs';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
 import { NO_QUOTAS } from '../../src/api/tenants/settings.ts';
@@ -6,6 +9,8 @@ import { FakeClock } from '../../src/base/clock.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { SESSION_ANNOTATION } from '../../src/sandbox/contract/request.ts';
 import { ADOPT_MS_MAX } from '../../src/sandbox/plane/adoption.ts';
+import type { SameFile } from '../../src/sandbox/store/volume-table.ts';
+import { openPidFd, takeFd } from '../../src/sys/process-memory.ts';
 import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
 import { NOTHING } from '../support/fake-leftovers.ts';
 import { temporaryDir } from '../support/store.ts';
@@ -102,6 +107,63 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     expect([host.endedLeft, host.started]).toEqual([[id], 0]);
     const { end } = await host.control.get(id);
     expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining(why) });
+  });
+
+  describe('volumes', () => {
+    const data = { name: 'data', path: '/data' };
+    /** As `afterKill`; `fd` is what its VMM has of the volume. */
+    async function withVolume(keptFile?: (fd: number) => SameFile) {
+      const dataDir = await temporaryDir();
+      const first = await FakeHost.open({ dataDir, owner: 'first', left: [] });
+      await first.control.createVolume({ name: 'data', sizeMib: 64 });
+      const { id } = await first.control.create({ volumes: [data] });
+      const fd = first.vm(id).volumes[0]?.fd ?? -1;
+      await first.kill();
+      const options = { dataDir, owner: 'next', isOwnerAlive: async (owner: string) => owner === 'next' };
+      const host = await FakeHost.open({ ...options, left: [id], ...(keptFile && { keptFile: keptFile(fd) }) });
+      return { host, id, fd, dataDir };
+    }
+
+    it('stay with the VM, which no other sandbox can have, before and after', async () => {
+      const pidFd = openPidFd(process.pid);
+      const { host, id, fd } = await withVolume((own) => () => takeFd(pidFd, own));
+      await using _ = host;
+      const { control } = host;
+      await expect(control.create({ volumes: [data] })).rejects.toMatchObject({ code: 'in_use' });
+      await control.adopt();
+      closeSync(pidFd);
+      expect(await control.volumes()).toMatchObject([{ attached: [{ sandbox: id, readOnly: false }] }]);
+      await expect(control.create({ volumes: [data] })).rejects.toMatchObject({ code: 'in_use' });
+      await control.remove(id);
+      // The fake VMM ends with this process.
+      closeSync(fd);
+      await control.create({ volumes: [data] });
+    });
+
+    it.each([
+      ['was removed', async (dir: string, [one = '']: string[]) => rm(join(dir, one)), 'there is no volume data'],
+      ['its VMM has not opened', async () => undefined, 'it has not opened a file'],
+    ])('a volume that %s ends the VM, and says so', async (_what, before, why) => {
+      const { host, id, fd, dataDir } = await withVolume();
+      await using _ = host;
+      const dir = join(dataDir, 'volumes');
+      await before(dir, await readdir(dir));
+      await host.control.adopt();
+      closeSync(fd);
+      const { end } = await host.control.get(id);
+      expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining(why) });
+      expect([host.endedLeft, await host.control.volumes()]).toMatchObject([[id], [{ attached: [] }]]);
+      expect(await host.holdings()).toEqual(NOTHING);
+    });
+
+    it('a volume that another process has locked ends the VM', async () => {
+      const { host, id, fd } = await withVolume((own) => () => openSync(`/proc/self/fd/${own}`, 'r+'));
+      await using _ = host;
+      await host.control.adopt();
+      closeSync(fd);
+      const { end } = await host.control.get(id);
+      expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining('has volume data') });
+    });
   });
 
   it('one that can not be taken over ends, with the reason; the others do not', async () => {

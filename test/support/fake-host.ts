@@ -31,6 +31,7 @@ import type { StartGate } from '../../src/sandbox/start/start-gate.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import type { StartSizes } from '../../src/sandbox/start/starter.ts';
 import { openStore, type Store } from '../../src/sandbox/store/store.ts';
+import type { SameFile } from '../../src/sandbox/store/volume-table.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { CountingClock } from './counting-clock.ts';
 import { type FakeSharing, fakeCopies } from './fake-copies.ts';
@@ -71,11 +72,17 @@ export interface FakeHostOptions {
   readonly pulls?: (image: string, mayLogIn: (host: string) => boolean) => void;
   /** Ids of VMs of a killed host that still run; each `adopt` starts a VM in its place. */
   readonly left?: readonly string[];
+  /** The descriptors that their VMMs have of volumes. Default: none. */
+  readonly keptFile?: SameFile;
   /** What they were booted from, if not what this host has. */
   readonly madeFrom?: MadeFrom;
   /** Called with each sandbox before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
+
+const notKept: SameFile = () => {
+  throw new Error('it has not opened a file that it should have');
+};
 
 const TEMPLATE_KEY = 'template';
 const TEMPLATE_STATE = 'state of the template';
@@ -272,7 +279,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     }
   }
 
-  #leftVms(all: readonly string[], madeFrom: MadeFrom | undefined): LeftVms {
+  #leftVms(all: readonly string[], { madeFrom, keptFile = notKept }: FakeHostOptions): LeftVms {
     const left = new Set(all);
     return {
       get ids() {
@@ -281,7 +288,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
       lostAtMs: this.clock.wall(),
       supervise: (spec, _id, sharers) => {
         const parts = fakeSandboxParts(this, spec, { source: null, environmentPath: undefined });
-        return new Supervisor(spec, { ...parts, sharers, ...(madeFrom && { madeFrom }) });
+        const openVolumes: SandboxParts['openVolumes'] = (...of) =>
+          translateStoreErrors(this.#store.volumes.open(...of, keptFile));
+        return new Supervisor(spec, { ...parts, sharers, openVolumes, ...(madeFrom && { madeFrom }) });
       },
       forget: (id) => void left.delete(id),
       end: async (id) => {
@@ -344,7 +353,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         options.watch?.(supervisor);
         return supervisor;
       },
-      left: options.left && this.#leftVms(options.left, options.madeFrom),
+      left: options.left && this.#leftVms(options.left, options),
       resolveImage: async (name, _signal, mayLogIn) => {
         await script.step('image');
         options.pulls?.(name, mayLogIn);

@@ -17,7 +17,6 @@ import { dialChannel, readsOnly } from '../../machine/guest/dial.ts';
 import { applyDifference } from '../../machine/vmm/difference-file.ts';
 import { SandboxError, translateStoreErrors } from '../../sandbox/contract/errors.ts';
 import type { OpenVolumes } from '../../sandbox/contract/parts.ts';
-import type { SandboxSpec } from '../../sandbox/contract/spec.ts';
 import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
 import { mayMapRam } from '../../sandbox/memory/size.ts';
@@ -151,7 +150,7 @@ export async function openControlPlane(
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),
-      left: leftVms(runtime, options.lostAtMs ?? null),
+      left: leftVms(runtime, options.lostAtMs ?? null, openVolumes),
       parseEgress,
       supervise: (spec, source, environmentPath, sharers) =>
         runtime.supervise(spec, {
@@ -193,7 +192,7 @@ export async function openControlPlane(
   }
 }
 
-function leftVms(runtime: Runtime, lostAtMs: number | null): LeftVms | undefined {
+function leftVms(runtime: Runtime, lostAtMs: number | null, openVolumes: VolumeTable['open']): LeftVms | undefined {
   const { kept } = runtime;
   if (kept === null) return undefined;
   return {
@@ -201,7 +200,7 @@ function leftVms(runtime: Runtime, lostAtMs: number | null): LeftVms | undefined
       return kept.ids;
     },
     lostAtMs,
-    supervise: (spec, id, sharers) => runtime.superviseKept(spec, id, sharers),
+    supervise: (spec, id, sharers) => runtime.superviseKept(spec, id, sharers, openVolumes),
     forget: (id) => kept.forget(id),
     end: (id) => kept.end(id),
   };
@@ -236,9 +235,9 @@ function volumesOf(volumes: Volumes, encrypts: boolean) {
       requirePlain();
       await formatOverlay(path, sizeBytes, true);
     },
-    openVolumes: async (id: string, wanted: SandboxSpec['volumes']): Promise<OpenVolumes> => {
+    openVolumes: async (...asked: Parameters<Volumes['open']>): Promise<OpenVolumes> => {
       requirePlain();
-      return await translateStoreErrors(volumes.open(id, wanted));
+      return await translateStoreErrors(volumes.open(...asked));
     },
   };
 }

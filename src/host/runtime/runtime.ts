@@ -25,7 +25,9 @@ import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxParts } from '../../sandbox/contract/parts.ts';
 import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
+import type { VolumeTable } from '../../sandbox/store/volume-table.ts';
 import { Supervisor } from '../../sandbox/vm/supervisor.ts';
+import { fileIdentity } from '../../sys/fd.ts';
 import type { HostMetrics } from '../telemetry/host-metrics.ts';
 import { LoopWatch } from '../telemetry/loop-watch.ts';
 import { CidPool } from './cid.ts';
@@ -177,10 +179,11 @@ export class Runtime {
    * Like `supervise`; its start takes over a VM of `kept`.
    * @throws VmmError `vm_gone`
    */
-  superviseKept(spec: SandboxSpec, id: string, sharers: string | null): Supervisor {
+  superviseKept(spec: SandboxSpec, id: string, sharers: string | null, openVolumes: VolumeTable['open']): Supervisor {
     const { driver, ram, home } = this;
     const record = this.#parts.kept?.of(id);
-    if (record === undefined || driver.adopt === undefined || driver.memoryOf === undefined) {
+    const { fileOf } = driver;
+    if (record === undefined || !driver.adopt || !driver.memoryOf || !fileOf) {
       throw new VmmError('vm_gone', 'there is no VM to take over');
     }
     const adopt = driver.adopt.bind(driver);
@@ -188,6 +191,7 @@ export class Runtime {
     return this.supervise(spec, {
       ...keptDisk(record, adoptedMemory(memoryFd), (path, by) => ram.map({ path }, by)),
       sharers,
+      openVolumes: (...of) => openVolumes(...of, (fd) => fileOf(record, fileIdentity(fd))),
       driver: { ...driver, start: (vm, signal) => adopt(vm, record, signal) },
       madeFrom: record.madeFrom,
       makeWorkspace: async () => {

@@ -12,6 +12,7 @@
 import type { Readable, Writable } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
+import type { FileIdentity } from '../../sys/fd.ts';
 import type { KeptVm } from './kept.ts';
 
 export type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
@@ -373,6 +374,8 @@ export interface VmmDriver {
   adopt?(spec: VmSpec, kept: KeptVm, signal?: AbortSignal): Promise<Vm>;
   /** Takes the RAM of such a VM, which the caller closes. Present with `adopt`. @throws VmmError `vm_gone` */
   memoryOf?(kept: KeptVm): number;
+  /** Likewise its own descriptor of a file. @throws VmmError `vm_gone`: it has not opened the file */
+  fileOf?(kept: KeptVm, file: FileIdentity): number;
   /** Releases what the driver's VMs share; call it after their end. Omitted if they share nothing. */
   close?(): Promise<void>;
 }

@@ -46,6 +46,9 @@ export interface StoredVolume extends NewVolume {
   readonly attached: readonly Use[];
 }
 
+/** Another descriptor of an open file, which may have its lock; the caller closes both. */
+export type SameFile = (fd: number) => number;
+
 /** Makes the file with its file system. */
 export type Format = (path: string, sizeBytes: number) => Promise<void>;
 
@@ -126,8 +129,12 @@ export class VolumeTable {
     }
   }
 
-  /** Opens and locks all, or none. @throws StoreError `not_found`, `in_use` */
-  async open(sandboxId: string, volumes: readonly AttachedVolume[]): Promise<OpenVolumes> {
+  /**
+   * Opens and locks all, or none.
+   * @param kept for a VM that outlived its owner: the descriptor of its VMM, which has the lock
+   * @throws StoreError `not_found`, `in_use`; errors of `kept`
+   */
+  async open(sandboxId: string, volumes: readonly AttachedVolume[], kept?: SameFile): Promise<OpenVolumes> {
     const opened: { readonly fd: number; readonly holder: Use & { readonly name: string } }[] = [];
     const close = (): void => {
       for (const { fd, holder } of opened.splice(0)) {
@@ -138,7 +145,7 @@ export class VolumeTable {
     const disks: OpenVolumes['disks'][number][] = [];
     try {
       for (const { name, readOnly = false } of volumes) {
-        const fd = await this.#lock(await this.#find(name), readOnly, sandboxId);
+        const fd = await this.#lock(await this.#find(name), readOnly, sandboxId, kept);
         if (fd === null) throw noVolume(name);
         const holder = { name, sandbox: sandboxId, readOnly };
         this.#holders.add(holder);
@@ -187,11 +194,16 @@ export class VolumeTable {
    * @returns null: it was removed, or its file was never finished
    * @throws StoreError `in_use`
    */
-  async #lock(row: Row, readOnly: boolean, sandboxId?: string): Promise<number | null> {
+  async #lock(row: Row, readOnly: boolean, sandboxId?: string, kept?: SameFile): Promise<number | null> {
     const flags = (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NOFOLLOW;
-    const fd = await ifThere((async () => openSync(this.#pathOf(row), flags))());
-    if (fd === undefined) return null;
+    const opened = await ifThere((async () => openSync(this.#pathOf(row), flags))());
+    if (opened === undefined) return null;
+    let fd = opened;
     try {
+      if (kept !== undefined) {
+        fd = kept(opened);
+        closeSync(opened);
+      }
       const here = [...this.#holders].filter(({ name }) => name === row.name);
       const all = [...((await this.#uses()).get(row.name) ?? []), ...here];
       const others = all.filter(({ sandbox }) => sandbox !== sandboxId);

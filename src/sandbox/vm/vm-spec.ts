@@ -33,8 +33,8 @@ export function vmSpecOf(
     channelLimits,
     console,
     memoryFd: memory.fd,
-    // What guards a network ends with this process, and a lock of a volume would be the VMM's alone.
-    ...(workspace.keep === undefined || nic !== undefined || volumes.length > 0 ? {} : { keep: workspace.keep }),
+    // What guards a network ends with this process.
+    ...(workspace.keep === undefined || nic !== undefined ? {} : { keep: workspace.keep }),
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
     ...(template === undefined ? {} : { snapshot: snapshotOf(template.snapshot, mapped), diskLimits }),

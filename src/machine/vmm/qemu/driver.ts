@@ -37,7 +37,7 @@ import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { QemuBalloon } from './balloon.ts';
 import { limitDisks } from './disk-limits.ts';
 import { DiskWatch } from './disk-watch.ts';
-import { HELD_COUNT, HeldEnds, takeMemory } from './held.ts';
+import { HELD_COUNT, HeldEnds, takeFile, takeMemory } from './held.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { PrivateRam } from './private-ram.ts';
@@ -119,13 +119,14 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
   };
 }
 
-function adoption(options: QemuDriverOptions): Pick<VmmDriver, 'adopt' | 'memoryOf'> {
+function adoption(options: QemuDriverOptions): Pick<VmmDriver, 'adopt' | 'memoryOf' | 'fileOf'> {
   return {
     adopt: async (spec, kept, signal) => {
       const makeFor: Adopting['makeSlot'] = (qmp, pid, hasOwn) => makeSlot(options, spec, { qmp, pid }, hasOwn);
       return await adoptQemu({ ...options, freeBytes, makeSlot: makeFor }, spec, kept, signal);
     },
     memoryOf: takeMemory,
+    fileOf: takeFile,
   };
 }
 

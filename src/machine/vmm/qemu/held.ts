@@ -2,8 +2,10 @@
  * Our ends of QEMU's sockets. QEMU of a VM that outlives us inherits them too, and never uses them: so it sees no end
  * of them if this process is killed, and the next one takes them from it.
  */
+import { readdirSync } from 'node:fs';
 import { Socket } from 'node:net';
-import { closeFd, fileIdentity } from '../../../sys/fd.ts';
+import { tryOr } from '../../../base/ignore.ts';
+import { closeFd, type FileIdentity, fileIdentity } from '../../../sys/fd.ts';
 import { openPidFd, takeFd } from '../../../sys/process-memory.ts';
 import { startTicksOf } from '../../../sys/process-start.ts';
 import { socketPair } from '../../../sys/socket.ts';
@@ -65,12 +67,7 @@ export interface TakenVm {
 
 /** @throws VmmError `vm_gone`: it has ended, or does not hold what it should */
 export function takeFrom({ vmm, held }: Pick<KeptVm, 'vmm' | 'held'>): TakenVm {
-  const taken: number[] = [];
-  try {
-    const pidFd = openPidFd(vmm.pid);
-    taken.push(pidFd);
-    // The pidfd comes first: the process that is checked is then its own.
-    if (startTicksOf(vmm.pid) !== vmm.startTicks) throw new Error('the VMM has ended');
+  return withTaken(vmm, (pidFd, taken) => {
     const take = (place: number): number => {
       const fd = takeFd(pidFd, place);
       taken.push(fd);
@@ -81,6 +78,18 @@ export function takeFrom({ vmm, held }: Pick<KeptVm, 'vmm' | 'held'>): TakenVm {
     const memoryFd = take(MEMORY_FD);
     const ends = NAMES.map((name) => take(PLACES[name][1]));
     return { pidFd, memoryFd, sockets: socketsOf(ends) };
+  });
+}
+
+/** @param use gets a pidfd, and the descriptors that a failure closes, which are that one and those it adds */
+function withTaken<T>(vmm: KeptVm['vmm'], use: (pidFd: number, taken: number[]) => T): T {
+  const taken: number[] = [];
+  try {
+    const pidFd = openPidFd(vmm.pid);
+    taken.push(pidFd);
+    // The pidfd comes first: the process that is checked is then its own.
+    if (startTicksOf(vmm.pid) !== vmm.startTicks) throw new Error('the VMM has ended');
+    return use(pidFd, taken);
   } catch (cause) {
     for (const fd of taken) closeFd(fd);
     throw new VmmError('vm_gone', 'the VM can not be taken over', { cause });
@@ -93,6 +102,22 @@ export function takeMemory(kept: KeptVm): number {
   closeFd(pidFd);
   for (const socket of Object.values(sockets)) socket.destroy();
   return memoryFd;
+}
+
+/** Its own descriptor of a file, which the caller closes. @throws VmmError `vm_gone` */
+export function takeFile({ vmm }: Pick<KeptVm, 'vmm'>, { dev, ino }: FileIdentity): number {
+  return withTaken(vmm, (pidFd) => {
+    for (const name of readdirSync(`/proc/${vmm.pid}/fd`)) {
+      const fd = tryOr(null, 'it has closed it', () => takeFd(pidFd, Number(name)));
+      const found = fd === null ? null : fileIdentity(fd);
+      if (fd !== null && found?.dev === dev && found.ino === ino) {
+        closeFd(pidFd);
+        return fd;
+      }
+      if (fd !== null) closeFd(fd);
+    }
+    throw new Error('it has not opened a file that it should have');
+  });
 }
 
 function socketsOf(ends: readonly number[]): HeldSockets {
