@@ -1,18 +1,11 @@
 /** VMs of a daemon that is killed: its launcher starts another, which takes them over. */
-import { readFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
-import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
+import { type DaemonHome, daemonOf, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 
 const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> => JSON.parse(await says('ls', '-o', 'json'));
-
-/** The daemon that a launcher has started; undefined between two. */
-function daemonOf(launcher: number): number | undefined {
-  const children = readFileSync(`/proc/${launcher}/task/${launcher}/children`, 'utf8').trim().split(' ').map(Number);
-  return children.find((pid) => pid > 0 && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('\0serve\0'));
-}
 
 /** Kills the daemon, and waits for the next one of its launcher. */
 async function crash(home: DaemonHome, launcher: number): Promise<void> {

@@ -1,5 +1,6 @@
 /** `neurovisor serve` as a process, in a home of its own, with a scripted model server. */
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -37,43 +38,56 @@ export interface DaemonHome {
   says(...args: string[]): Promise<string>;
 }
 
+/** For tests: opened before them, and closed after them. */
 export function useDaemonHome(): DaemonHome {
-  let made: { dir: string; upstream: MockUpstream } | undefined;
-  const daemons: DaemonProcess[] = [];
+  let home: (DaemonHome & AsyncDisposable) | undefined;
+  const opened = (): DaemonHome => {
+    if (home === undefined) throw new Error('the home is there only inside tests');
+    return home;
+  };
   beforeAll(async () => {
-    made = { dir: await temporaryHome(), upstream: await startMockUpstream() };
+    home = await openDaemonHome();
   });
   afterAll(async () => {
-    for (const daemon of daemons) daemon.kill('SIGTERM');
-    await Promise.all(daemons.map(({ ended }) => ended));
-    await made?.upstream.close();
-    if (made !== undefined) await rm(made.dir, { recursive: true });
+    await home?.[Symbol.asyncDispose]();
   });
-  const home = () => {
-    if (made === undefined) throw new Error('the home is there only inside tests');
-    return made;
+  return {
+    get dir() {
+      return opened().dir;
+    },
+    get runDir() {
+      return opened().runDir;
+    },
+    get upstream() {
+      return opened().upstream;
+    },
+    get env() {
+      return opened().env;
+    },
+    serve: (...flags) => opened().serve(...flags),
+    launched: (...flags) => opened().launched(...flags),
+    there: (args, options) => opened().there(args, options),
+    says: async (...args) => await opened().says(...args),
   };
+}
+
+export async function openDaemonHome(): Promise<DaemonHome & AsyncDisposable> {
+  const dir = await temporaryHome();
+  const upstream = await startMockUpstream();
+  const daemons: DaemonProcess[] = [];
   // A command whose environment names a model server does not use a daemon's.
-  const env = () => ({ NEUROVISOR_HOME: home().dir, NEUROVISOR_UPSTREAM: '' });
+  const env = { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' };
   const start = (flags: readonly string[], how: Readonly<Record<string, string>>): DaemonProcess => {
-    const daemon = startDaemon(flags, { ...env(), NEUROVISOR_UPSTREAM: home().upstream.target.baseUrl ?? '', ...how });
+    const daemon = startDaemon(flags, { ...env, NEUROVISOR_UPSTREAM: upstream.target.baseUrl ?? '', ...how });
     daemons.push(daemon);
     return daemon;
   };
-  const there: DaemonHome['there'] = (args, options = {}) => cli(args, { env: env(), ...options });
+  const there: DaemonHome['there'] = (args, options = {}) => cli(args, { env, ...options });
   return {
-    get dir() {
-      return home().dir;
-    },
-    get runDir() {
-      return resolveHome(home().dir).runDir;
-    },
-    get upstream() {
-      return home().upstream;
-    },
-    get env() {
-      return env();
-    },
+    dir,
+    runDir: resolveHome(dir).runDir,
+    upstream,
+    env,
     serve: (...flags) => start(flags, {}),
     launched: (...flags) => start(flags, { NEUROVISOR_LAUNCHER: '' }),
     there,
@@ -81,6 +95,12 @@ export function useDaemonHome(): DaemonHome {
       const { status, stdout, stderr } = await there(args).result;
       if (status !== 0) throw new Error(`${args.join(' ')} ended ${status}: ${stderr}`);
       return stdout.trimEnd();
+    },
+    [Symbol.asyncDispose]: async () => {
+      for (const daemon of daemons) daemon.kill('SIGTERM');
+      await Promise.all(daemons.map(({ ended }) => ended));
+      await upstream.close();
+      await rm(dir, { recursive: true });
     },
   };
 }
@@ -143,6 +163,26 @@ export async function leftIn({ runDir }: Pick<DaemonHome, 'runDir'>): Promise<st
     const left = [...(await readdir(runDir)), ...(await processesIn(runDir))];
     if (left.length === 0 || performance.now() > deadline) return left;
   }
+}
+
+/** The daemon that a launcher has started; undefined between two. */
+export function daemonOf(launcher: number): number | undefined {
+  const children = readFileSync(`/proc/${launcher}/task/${launcher}/children`, 'utf8').trim().split(' ').map(Number);
+  return children.find((pid) => pid > 0 && isServing(pid));
+}
+
+function isServing(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('\0serve\0');
+  } catch {
+    return false;
+  }
+}
+
+/** Of a sandbox, or of all. */
+export async function pidsOfVmm(runDir: string, id = ''): Promise<number[]> {
+  const vmms = (await processesIn(join(runDir, id))).filter((process) => !process.endsWith('/bwrap'));
+  return vmms.map((process) => Number.parseInt(process, 10));
 }
 
 /** One per VM, without its jail's own process. */
