@@ -5,8 +5,9 @@ import { copyOut } from '../../artifacts/transfer/copy-out.ts';
 import { fileOptions } from '../../artifacts/transfer/transfer.ts';
 import { requireSource } from '../../artifacts/transfer/tree-here.ts';
 import { ProgressStep } from '../../base/progress.ts';
-import type { GuestReader } from '../../machine/guest/link.ts';
+import type { Guest, GuestReader } from '../../machine/guest/link.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { openVolume } from '../../sandbox/contract/open-volume.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
@@ -24,22 +25,67 @@ export async function cp(
   flags: CopyFlags,
 ): Promise<number> {
   const copy = checkCopy(cli, [source, target]);
-  await asUsageErrors(() =>
-    copy.way === 'out' ? out(cli, control, copy.from, copy.to, flags) : into(cli, control, copy.from, copy.to, flags),
-  );
+  if (copy.way === 'out') {
+    await out(cli, await readerOf(cli, control, await sandboxId(control, copy.from.id)), copy, flags);
+  } else {
+    await checkSource(copy.from);
+    await into(cli, await control.guest(await sandboxId(control, copy.to.id)), copy, flags);
+  }
+  return done(cli, [source, target]);
+}
+
+/** `neurovisor volume cp`: the same with `VOLUME:PATH`. */
+export async function volumeCopy(
+  cli: Cli,
+  control: ControlPlane,
+  [source, target]: readonly [string, string],
+  flags: CopyFlags,
+): Promise<number> {
+  const copy = checkVolumeCopy(cli, [source, target]);
+  const { id, path } = guestOf(copy);
+  if (copy.way === 'into') await checkSource(copy.from);
+  const access = copy.way === 'out' ? 'read' : 'write';
+  await using volume = await openVolume(control, { volume: id, access, signal: cli.cancelled });
+  const place = { kind: 'guest', id, path: `${volume.root}${path}` } as const;
+  // Who reads a volume here may read all of it.
+  if (copy.way === 'out') await out(cli, volume.guest, { ...copy, from: place }, { user: 'root' });
+  else await into(cli, volume.guest, { ...copy, to: place }, flags);
+  return done(cli, [source, target]);
+}
+
+/** @throws UsageError */
+export function checkVolumeCopy(cli: Pick<Cli, 'json'>, names: readonly [string, string]): Copy {
+  const copy = checkCopy(cli, names, 'volume');
+  const { path } = guestOf(copy);
+  if (path.startsWith('/')) return copy;
+  throw new UsageError(`"${path}" is not an absolute path`, 'use VOLUME:/PATH');
+}
+
+/** Before a sandbox is asked, or made for it. */
+async function checkSource(from: OtherLocation): Promise<void> {
+  if (from.kind === 'here') await asUsageErrors(() => requireSource(from.path));
+}
+
+function done(cli: Cli, [from, to]: readonly [string, string]): number {
   cli.progress.close();
-  if (cli.json) cli.printJson({ from: source, to: target });
+  if (cli.json) cli.printJson({ from, to });
   return 0;
 }
 
 type GuestLocation = Extract<Location, { kind: 'guest' }>;
 type OtherLocation = Exclude<Location, GuestLocation>;
-type Copy =
-  | { readonly way: 'out'; readonly from: GuestLocation; readonly to: OtherLocation }
-  | { readonly way: 'into'; readonly from: OtherLocation; readonly to: GuestLocation };
+type CopyOut = { readonly way: 'out'; readonly from: GuestLocation; readonly to: OtherLocation };
+type CopyInto = { readonly way: 'into'; readonly from: OtherLocation; readonly to: GuestLocation };
+type Copy = CopyOut | CopyInto;
+
+const guestOf = (copy: Copy): GuestLocation => (copy.way === 'out' ? copy.from : copy.to);
 
 /** @throws UsageError */
-export function checkCopy(cli: Pick<Cli, 'json'>, [source, target]: readonly [string, string]): Copy {
+export function checkCopy(
+  cli: Pick<Cli, 'json'>,
+  [source, target]: readonly [string, string],
+  where: 'sandbox' | 'volume' = 'sandbox',
+): Copy {
   const from = parseLocation(source);
   const to = parseLocation(target);
   if (from.kind === 'guest' && to.kind !== 'guest') {
@@ -50,21 +96,16 @@ export function checkCopy(cli: Pick<Cli, 'json'>, [source, target]: readonly [st
   }
   if (to.kind === 'guest' && from.kind !== 'guest') return { way: 'into', from, to };
   throw new UsageError(
-    'exactly one of SOURCE and TARGET must be in a sandbox',
-    'use neurovisor cp ID:PATH PATH, or neurovisor cp PATH ID:PATH',
+    `exactly one of SOURCE and TARGET must be in a ${where}`,
+    where === 'sandbox'
+      ? 'use neurovisor cp ID:PATH PATH, or neurovisor cp PATH ID:PATH'
+      : 'use neurovisor volume cp VOLUME:/PATH PATH, or neurovisor volume cp PATH VOLUME:/PATH',
   );
 }
 
-async function out(
-  cli: Cli,
-  control: ControlPlane,
-  from: GuestLocation,
-  to: OtherLocation,
-  { user }: CopyFlags,
-): Promise<void> {
-  const guest = await readerOf(cli, control, await sandboxId(control, from.id));
+async function out(cli: Cli, guest: GuestReader, { from, to }: CopyOut, { user }: CopyFlags): Promise<void> {
   if (to.kind === 'here') {
-    await copyOut(guest, from.path, to.path, transferOptions(cli, user));
+    await asUsageErrors(() => copyOut(guest, from.path, to.path, transferOptions(cli, user)));
     return;
   }
   const options = fileOptions({ signal: cli.cancelled, user });
@@ -87,17 +128,9 @@ async function readerOf(cli: Cli, control: ControlPlane, id: string): Promise<Gu
   }
 }
 
-async function into(
-  cli: Cli,
-  control: ControlPlane,
-  from: OtherLocation,
-  to: GuestLocation,
-  { user }: CopyFlags,
-): Promise<void> {
-  if (from.kind === 'here') await requireSource(from.path);
-  const guest = await control.guest(await sandboxId(control, to.id));
+async function into(cli: Cli, guest: Guest, { from, to }: CopyInto, { user }: CopyFlags): Promise<void> {
   if (from.kind === 'here') {
-    await copyIn(guest, from.path, to.path, transferOptions(cli, user));
+    await asUsageErrors(() => copyIn(guest, from.path, to.path, transferOptions(cli, user)));
     return;
   }
   const options = fileOptions({ signal: cli.cancelled, user });

@@ -1,10 +1,13 @@
 /** Definitions of `neurovisor volume`. */
 import type { Command } from 'commander';
+import type { CopyFlags } from '../commands/cp.ts';
 import type { VolumeFlags } from '../commands/volume.ts';
 import * as ranges from '../flags/ranges.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
+const VOLUME_PATHS = 'a path, VOLUME:/PATH in a volume, or -';
+const copies = () => import('../commands/cp.ts');
 const volumes = () => import('../commands/volume.ts');
 
 export function addVolume(program: Command): void {
@@ -22,6 +25,7 @@ Examples:
   neurovisor volume create data --size 10G
   neurovisor run --volume data:/data main.py
   neurovisor create --volume data:/data:ro
+  neurovisor volume cp project/. data:/project
 `,
     );
   volume
@@ -52,6 +56,28 @@ Examples:
     .argument('<names...>', 'names of volumes')
     .action((names: string[]) =>
       performThere({}, async (cli, control) => (await volumes()).volumeInspect(cli, control, names)),
+    );
+  volume
+    .command('cp')
+    .summary('copy files to or from a volume')
+    .description(
+      'Copy files and directories to or from a volume, as `neurovisor cp` does: by a running sandbox that has the ' +
+        'volume, otherwise by one that is made for it and ends with the copy.',
+    )
+    .argument('<source>', VOLUME_PATHS)
+    .argument('<target>', VOLUME_PATHS)
+    .option('--user <name>', 'guest user that writes: user or root (default: user)')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  neurovisor volume cp data.csv data:/\n  neurovisor volume cp data:/results .\n',
+    )
+    .action((source: string, target: string, flags: CopyFlags & OutputFlags) =>
+      performThere(
+        flags,
+        async (cli, control) => (await copies()).volumeCopy(cli, control, [source, target], flags),
+        async (cli) => (await copies()).checkVolumeCopy(cli, [source, target]),
+      ),
     );
   volume
     .command('rm')
