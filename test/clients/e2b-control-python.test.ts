@@ -22,6 +22,8 @@ const EXPECTED = {
   denied: true,
   rules: { 'a.com': [{ transform: { headers: { Authorization: '[hidden]' } } }] },
   metrics: 1,
+  volumes: ['v'],
+  destroyed: [true, false],
   errors: {
     template: 'SandboxException',
     info: 'SandboxNotFoundException',

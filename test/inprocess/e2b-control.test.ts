@@ -1,5 +1,5 @@
 /** E2B's control plane: the unmodified JavaScript client, and raw requests for details that it does not show. */
-import { Sandbox, SandboxNotFoundError, Secret, SecretError, Volume, VolumeError } from 'e2b';
+import { Sandbox, SandboxNotFoundError, Secret, SecretError, Volume, VolumeError, VolumeNotFoundError } from 'e2b';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { BusyError, SandboxError } from '../../src/sandbox/contract/errors.ts';
@@ -476,13 +476,41 @@ describe('logs', () => {
 });
 
 describe('what is not supported', () => {
-  it('volumes and secrets are refused with E2B’s errors', async () => {
-    await expect(Volume.create('v', world.client)).rejects.toThrow(VolumeError);
-    await expect(Volume.list(world.client)).rejects.toThrow('not supported');
+  it('secrets are refused with E2B’s errors', async () => {
     await expect(Secret.create('s', 'value', world.client)).rejects.toThrow(SecretError);
     await expect(Secret.list(world.client).nextItems()).rejects.toThrow(SecretError);
-    const mounts = { ...world.client, volumeMounts: { '/data': 'v' } };
-    await expect(Sandbox.create('agent', mounts)).rejects.toThrow('volumes');
+  });
+});
+
+describe('volumes', () => {
+  it('are created, listed, found by id, mounted and destroyed', async () => {
+    const { volumeId, token } = await Volume.create('v', world.client);
+    await expect(Volume.create('v', world.client)).rejects.toThrow(VolumeError);
+    expect(await Volume.list(world.client)).toEqual([{ volumeId, name: 'v' }]);
+    expect(await Volume.getInfo(volumeId, world.client)).toMatchObject({ volumeId, name: 'v', token });
+    await expect(Volume.connect('none', world.client)).rejects.toThrow(VolumeNotFoundError);
+    let volumes: CreateRequest['volumes'];
+    beforeCreate = (request) => {
+      volumes = request.volumes;
+    };
+    await Sandbox.create('agent', { ...world.client, volumeMounts: { '/data': 'v' } });
+    expect(volumes).toEqual([{ name: 'v', path: '/data' }]);
+    expect(await Volume.destroy(volumeId, world.client)).toBe(true);
+    expect(await Volume.destroy(volumeId, world.client)).toBe(false);
+  });
+
+  it('their files need the token of that volume, whatever the key', async () => {
+    const one = await Volume.create('one', world.client);
+    const two = await Volume.create('two', world.client);
+    for (const url of [`/volumecontent/${one.volumeId}/dir?path=/`, `/volumecontent/${one.volumeId}/file?path=/a`]) {
+      for (const headers of [{}, { authorization: `Bearer ${two.token}` }, { authorization: one.token }]) {
+        expect((await ask('GET', url, undefined, headers as Record<string, string>)).status).toBe(401);
+      }
+    }
+    const gone = { authorization: `Bearer ${two.token}` };
+    await Volume.destroy(two.volumeId, world.client);
+    expect((await ask('GET', `/volumecontent/${two.volumeId}/path?path=/`, undefined, gone)).status).toBe(404);
+    await Volume.destroy(one.volumeId, world.client);
   });
 });
 

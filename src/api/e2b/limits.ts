@@ -14,7 +14,11 @@ export const E2B_LIMITS = {
   httpsPortsMax: 16,
   /** Rules that change requests, for one host. */
   rulesOfHostMax: 16,
-  volumeMountsMax: 16,
+  /** Layers and entries of one list of a volume's files, its bytes, and the time for one step [413]. */
+  volumeDepthMax: 100,
+  volumeEntriesMax: 10_000,
+  volumeAnswerBytesMax: 8 * MIB,
+  volumeStepMsMax: 60_000,
   identityTokensMax: 16,
   /** Items of a page of a list; also the default. */
   pageMax: 100,

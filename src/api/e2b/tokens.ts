@@ -9,13 +9,19 @@ export interface AccessTokens {
   envd(id: string): string;
   /** For the ports of a sandbox without public traffic. */
   traffic(id: string): string;
+  /** For the files of a volume, by the volume's id, as long as it exists. */
+  volume(id: string): string;
 }
 
 /** @param key secret, at least 32 bytes */
 export function accessTokens(key: Uint8Array): AccessTokens {
   const derive = (purpose: string, id: string): string =>
     createHmac('sha256', key).update(`${purpose}:${id}`).digest('hex');
-  return { envd: (id) => derive('envd', id), traffic: (id) => derive('traffic', id) };
+  return {
+    envd: (id) => derive('envd', id),
+    traffic: (id) => derive('traffic', id),
+    volume: (id) => derive('volume', id),
+  };
 }
 
 export interface SignedFile {

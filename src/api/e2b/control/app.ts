@@ -25,12 +25,16 @@ import { addSandboxRoutes } from './sandboxes.ts';
 import { failures } from './schema.ts';
 import { addSnapshotRoutes } from './snapshots.ts';
 import { addUnsupportedRoutes } from './unsupported.ts';
+import { addVolumeFileRoutes } from './volume-files.ts';
+import { addVolumeRoutes } from './volumes.ts';
 
 /** Longer than any path, so that a route's schema refuses a long one. */
 const PATH_PARAMETER_CHARACTERS_MAX = API_LIMITS.headerBytesMax;
 
 /** Routes without a key: they are useless to strangers, or have an unguessable URL. */
 const OPEN_ROUTES: readonly (string | undefined)[] = ['/health', `${UPLOADS_PATH}/:token`];
+/** They check the token of the volume. */
+const hasOwnToken = (url = ''): boolean => url.startsWith('/volumecontent/');
 
 /** The templates that clients have built, and the routes of their builder. */
 export interface ControlTemplates {
@@ -67,7 +71,8 @@ export async function createControlApp(
   takeBodies(app, '*', clock);
   addAudit(app, parts.audit, (request) => callerOf(request, parts.callers));
   app.addHook('onRequest', async (request) => {
-    if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
+    const { url } = request.routeOptions;
+    if (OPEN_ROUTES.includes(url) || hasOwnToken(url)) return;
     const caller = callerOf(request.raw, parts.callers);
     if (caller !== null && caller.tenant === tenant) return;
     const isMissing = request.headers['x-api-key'] === undefined;
@@ -107,6 +112,9 @@ export async function createControlApp(
   addMetricsRoutes(routes, parts);
   addLogRoutes(routes, parts);
   if (parts.events !== undefined) addEventRoutes(routes, parts.events, tenant, clock);
+  addVolumeRoutes(routes, parts);
+  // Without a key, so the operator's routes answer for all tenants.
+  if (tenant === null) addVolumeFileRoutes(routes, parts);
   addUnsupportedRoutes(routes);
   templates.add(routes);
   await app.ready();

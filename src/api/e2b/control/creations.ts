@@ -89,7 +89,7 @@ export const defaultSeconds = ({ secondsMax }: Pick<E2bParts, 'secondsMax'>, sec
 /** Converts the parts that do not depend on the host. @throws E2bError 400 */
 function requestOf(body: CreateBody, seconds: number): CreateRequest {
   refuseUnsupported(body);
-  const { metadata, envVars, autoPause, autoPauseMemory, autoResume } = body;
+  const { metadata, envVars, autoPause, autoPauseMemory, autoResume, volumeMounts } = body;
   return {
     timeoutMs: Math.max(1, (body.timeout ?? seconds) * 1000),
     queueTimeoutMs: E2B_LIMITS.queueMsMax,
@@ -99,6 +99,7 @@ function requestOf(body: CreateBody, seconds: number): CreateRequest {
     metadata: metadata ?? {},
     network: networkOptions(body.network, body.allow_internet_access !== false),
     requestHeaders: requestHeadersOf(body.network?.rules),
+    ...(volumeMounts == null ? {} : { volumes: volumeMounts }),
   };
 }
 
@@ -131,12 +132,9 @@ export function keptNetwork(network: CreateBody['network']): Kept['network'] {
   };
 }
 
-function refuseUnsupported({ volumeMounts, iam, mcp, network, ...lifecycle }: CreateBody) {
+function refuseUnsupported({ iam, mcp, network, ...lifecycle }: CreateBody) {
   if (mcp != null) {
     throw new E2bError(400, 'mcp: MCP servers are not supported', { remedy: 'start them by a command in the sandbox' });
-  }
-  if ((volumeMounts ?? []).length > 0) {
-    throw new E2bError(400, 'volumeMounts: volumes are not supported');
   }
   checkAutoPause(lifecycle);
   if (Object.keys(iam?.tokens ?? {}).length > 0) {

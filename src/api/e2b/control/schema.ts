@@ -21,7 +21,13 @@ const seconds = whole(0, RANGES.timeoutMs.max / 1000).describe('Seconds.');
 const pairs = z.record(z.string(), z.string());
 
 const network = named('SandboxNetworkConfig', e2bNetwork.extend(networkLists));
-const volumeMounts = list(z.unknown(), E2B_LIMITS.volumeMountsMax);
+const volumeMounts = named(
+  'SandboxVolumeMount',
+  z.object({
+    name: z.string().max(E2B_LIMITS.templateCharactersMax),
+    path: z.string().max(REQUEST_LIMITS.volumePathCharactersMax),
+  }),
+);
 
 /** Unknown fields are dropped, as E2B does: clients are newer than servers. */
 export const createBody = named(
@@ -37,7 +43,7 @@ export const createBody = named(
     autoResume: named('SandboxAutoResumeConfig', z.object({ enabled: z.boolean() })).nullish(),
     secure: z.boolean().nullish(),
     network: network.nullish(),
-    volumeMounts: volumeMounts.nullish(),
+    volumeMounts: list(volumeMounts, REQUEST_LIMITS.volumesMax).nullish(),
     mcp: z.unknown().optional().describe('Not supported: refused.'),
     iam: named(
       'SandboxIam',
@@ -156,6 +162,7 @@ const listed = {
   diskSizeMB: z.number(),
   state: z.enum(STATES),
   metadata: pairs,
+  volumeMounts: z.array(volumeMounts).optional(),
 };
 export const listedSandbox = named('ListedSandbox', z.object(listed));
 export const sandboxDetail = named(
@@ -211,6 +218,33 @@ export const oldLogsAnswer = named(
   }),
 );
 export const logsAnswer = named('SandboxLogsV2Response', z.object({ logs: z.array(logEntry) }));
+
+export const newVolume = named('NewVolume', z.object({ name: z.string().max(E2B_LIMITS.templateCharactersMax) }));
+export const volumeParams = z.object({ volumeID: z.string().max(E2B_LIMITS.idCharactersMax) });
+const volume = { volumeID: z.string(), name: z.string() };
+export const volumeAnswer = named('Volume', z.object(volume));
+export const volumeAndToken = named('VolumeAndToken', z.object({ ...volume, token: z.string() }));
+
+const ownId = integerText(0, 0xffff_fffe).optional();
+const owner = { uid: ownId, gid: ownId, mode: integerText(0, 0o7777).optional() };
+export const fileOwner = z.object(owner);
+export const fileQuery = z.object({ path: z.string().min(1).max(REQUEST_LIMITS.volumePathCharactersMax) });
+const force = z.stringbool({ truthy: ['true'], falsy: ['false'] }).optional();
+export const newFileQuery = fileQuery.extend({ ...owner, force });
+export const directoryQuery = fileQuery.extend({ depth: integerText(1, E2B_LIMITS.volumeDepthMax).optional() });
+export const volumeEntry = z.object({
+  name: z.string(),
+  path: z.string(),
+  type: z.enum(['file', 'directory', 'symlink', 'unknown']),
+  size: z.number(),
+  mode: z.number(),
+  uid: z.number(),
+  gid: z.number(),
+  atime: z.string(),
+  mtime: z.string(),
+  ctime: z.string(),
+  target: z.string().optional(),
+});
 
 export const failures = { default: errorAnswer } as const;
 export const nothing = z.null();

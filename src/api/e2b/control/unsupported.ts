@@ -1,6 +1,6 @@
 /**
- * Answers for E2B features that NeuroVisor lacks, which make a client throw the error of that feature (`VolumeError`,
- * `SecretError`). Not in the OpenAPI document.
+ * Answers for E2B features that NeuroVisor lacks, which make a client throw the error of that feature
+ * (`SecretError`). Not in the OpenAPI document.
  */
 import type { App } from '../../rest/route.ts';
 import { E2bError } from '../errors.ts';
@@ -20,13 +20,6 @@ export function addUnsupportedRoutes(app: App): void {
       });
     }
   };
-  // Not 404: a client would report that a volume of this name is missing.
-  refuse(
-    ['/volumes', '/volumes/*', '/volumecontent/*'],
-    501,
-    'volumes are not supported',
-    'copy files into the sandbox, or start it from a snapshot that has them',
-  );
   refuse(
     ['/secrets', '/secrets/*'],
     404,

@@ -49,6 +49,7 @@ export function listedView(info: SandboxInfo): z.input<typeof listedSandbox> {
     diskSizeMB: info.diskMib,
     state: stateOf(info),
     metadata: info.metadata,
+    ...(info.volumes.length === 0 ? {} : { volumeMounts: info.volumes.map(({ name, path }) => ({ name, path })) }),
   };
 }
 
