@@ -35,6 +35,7 @@ import { pauseBenchmark } from './start/pause.ts';
 import { poolBenchmark } from './start/pool.ts';
 import { scriptBenchmark } from './start/script.ts';
 import { snapshotBenchmark } from './start/snapshot.ts';
+import { volumeBenchmark } from './start/volume.ts';
 import { workBenchmark } from './start/work.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
@@ -48,6 +49,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   snapshotBenchmark,
   pauseBenchmark,
   forkBenchmark,
+  volumeBenchmark,
   environmentBenchmark,
   unpackBenchmark,
   buildBenchmark,
