@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
-import { TenantStore } from '../../src/api/tenants/settings.ts';
+import { NO_QUOTAS, TenantStore, UNSET_CEILING } from '../../src/api/tenants/settings.ts';
 import { StorageQuota } from '../../src/api/tenants/storage-quota.ts';
+import { FakeClock } from '../../src/base/clock.ts';
 import { MIB } from '../../src/base/units.ts';
+import { openVolume } from '../../src/sandbox/contract/open-volume.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 
@@ -205,4 +207,43 @@ it('tenantPlane: a tenant sees, mounts and removes only its own volumes, within 
   await other.remove(made.id);
   await other.removeVolume('data');
   expect((await mine.volumes()).map(({ name }) => name)).toEqual(['data']);
+});
+
+it('openVolume: in the running sandbox that has it, otherwise in one that ends with the work', async () => {
+  await using host = await open();
+  const { control } = host;
+  {
+    await using opened = await openVolume(control, { volume: 'data', access: 'read' });
+    const [made] = await control.list();
+    expect(made).toMatchObject({ volumes: [{ name: 'data', path: opened.root, readOnly: false }] });
+    expect(made?.endsAtMs).toBe(host.clock.wall() + 3_600_000);
+    // Nobody else's work depends on that one.
+    await expect(openVolume(control, { volume: 'data', access: 'read' })).rejects.toEqual(inUse(made?.id ?? ''));
+  }
+  expect(await control.list()).toEqual([]);
+
+  const reader = await control.create({ volumes: [READ] });
+  await using shared = await openVolume(control, { volume: 'data', access: 'read' });
+  expect(shared.root).toBe('/data');
+  expect(await control.list()).toHaveLength(1);
+  await expect(openVolume(control, { volume: 'data', access: 'write' })).rejects.toEqual(inUse(reader.id));
+  await control.pause(reader.id, 'disk');
+  {
+    await using _beside = await openVolume(control, { volume: 'data', access: 'read' });
+    expect(await control.volumes()).toMatchObject([{ attached: [{ readOnly: true }, { readOnly: true }] }]);
+  }
+  await expect(openVolume(control, { volume: 'none', access: 'read' })).rejects.toMatchObject({ code: 'not_found' });
+});
+
+it('openVolume: of a tenant, for no longer than its sandboxes may last', async () => {
+  const timeoutMaxMs = 60_000;
+  const gate = new TenantQuotas({ of: () => NO_QUOTAS, sizesOf: () => ({ timeoutMaxMs }) }, new FakeClock());
+  await using host = await open({ gate });
+  const mine = tenantPlane(host.control, 'mine', { ceilingOf: () => ({ ...UNSET_CEILING, timeoutMaxMs }) });
+  await expect(openVolume(mine, { volume: 'data', access: 'read' })).rejects.toMatchObject({ code: 'not_found' });
+  await mine.createVolume({ name: 'data', sizeMib: 64 });
+  await using _opened = await openVolume(mine, { volume: 'data', access: 'write' });
+  expect(await mine.list()).toMatchObject([
+    { volumes: [{ name: 'data' }], endsAtMs: host.clock.wall() + timeoutMaxMs },
+  ]);
 });

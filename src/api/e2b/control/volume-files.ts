@@ -62,10 +62,7 @@ class OpenVolumes {
     const { callers, control } = this.#parts;
     const info = (await control.volumes()).find((one) => one.id === id);
     if (info === undefined) throw new E2bError(404, `there is no volume ${JSON.stringify(id)}`);
-    const owner = ownerOf(info);
-    const { timeoutMaxMs = null } = callers.askerOf(owner)?.ceiling ?? {};
-    const most = timeoutMaxMs === null ? {} : { timeoutMsMax: timeoutMaxMs };
-    return await openVolume(callers.planeOf(owner), { volume: id, access, ...most });
+    return await openVolume(callers.planeOf(ownerOf(info)), { volume: id, access });
   }
 
   async #end(id: string, { opening }: Held): Promise<void> {
