@@ -22,7 +22,7 @@ beforeAll(async () => {
   server = { url: url ?? '', apiKey: (await readFile(apiKeyPath ?? '', 'utf8')).trim() };
 });
 
-it('run, create --volume: one sandbox writes, the next ones read, and a second writer is refused', async () => {
+it('run, create --volume: one sandbox writes, the next ones and their forks read, a second writer is refused', async () => {
   expect(await says('volume', 'create', 'data', '--size', '64M')).toBe('data');
   await says('run', '--volume', 'data:/data', '-c', 'open("/data/a", "w").write("first")');
 
@@ -44,7 +44,10 @@ it('run, create --volume: one sandbox writes, the next ones read, and a second w
     const write = await there(['exec', reader, '-c', 'open("/data/a", "w")']).result;
     expect(write.stderr).toContain('Read-only file system');
   }
-  await says('rm', ...readers);
+  const fork = await says('fork', readers[0] ?? '');
+  expect(await says('exec', fork, '-c', READ)).toBe('first');
+  expect((await there(['volume', 'rm', 'data']).result).status).toBe(1);
+  await says('rm', fork, ...readers);
   await says('volume', 'rm', 'data');
 });
 

@@ -125,10 +125,10 @@ it('reconcile: the volume of a killed process is free at the next start', async 
   expect(await next.control.volumes()).toMatchObject([{ attached: [] }]);
 });
 
-it('snapshot, fork: refused with volumes, also while paused', async () => {
+it('snapshot, fork: refused with a volume that it writes, also while paused', async () => {
   await using host = await open();
   const { control } = host;
-  const { id } = await control.create({ volumes: [READ] });
+  const { id } = await control.create({ volumes: [DATA] });
   const refused = { code: 'in_use', remedy: expect.stringContaining('neurovisor cp') };
   for (const pause of [false, true]) {
     if (pause) await control.pause(id, 'disk');
@@ -136,6 +136,25 @@ it('snapshot, fork: refused with volumes, also while paused', async () => {
     await expect(control.fork(id, { count: 1 })).rejects.toMatchObject(refused);
   }
   expect(await control.snapshots()).toEqual([]);
+});
+
+it('fork: forks read the volumes that their original only reads; it has no snapshots, since nobody would have them', async () => {
+  await using host = await open();
+  const { control } = host;
+  const { id } = await control.create({ volumes: [READ] });
+  for (const pause of [false, true]) {
+    if (pause) await control.pause(id, 'disk');
+    await expect(control.snapshot(id)).rejects.toMatchObject({ code: 'in_use' });
+    const forks = await control.fork(id, { count: 2 });
+    const ids = forks.map((one) => (one.ok ? one.sandbox.id : expect.fail(one.message)));
+    for (const fork of ids) expect(host.vm(fork).volumes).toMatchObject([{ access: 'read' }]);
+    const [volume] = await control.volumes();
+    expect(volume?.attached.map(({ sandbox }) => sandbox).toSorted()).toEqual([id, ...ids].toSorted());
+    for (const fork of ids) await control.remove(fork);
+  }
+  await control.remove(id);
+  await control.removeVolume('data');
+  await requireNothing(host);
 });
 
 it('create: fails, and frees the volume, if the guest can not mount it', async () => {

@@ -139,7 +139,8 @@ export class SandboxCreator {
   }
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
-    requireNoVolumes(parent.spec);
+    // Forks read along.
+    requireNoVolumes({ volumes: parent.spec.volumes.filter(({ readOnly }) => readOnly !== true) });
     if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
     const startOne = (start: ForkStart): Promise<ForkResult> => this.#forkOne(parent, start, options);
     return await startForks(parent, options.count, startOne, this.#closer.signal);

@@ -29,7 +29,7 @@ export const machineSize = ({ cpus, environment, volumes = [], ...size }: SavedS
 /** @throws SandboxError `in_use` */
 export function requireNoVolumes({ volumes = [] }: Partial<Pick<SandboxSpec, 'volumes'>>): void {
   if (volumes.length === 0) return;
-  throw new SandboxError('in_use', 'a sandbox with volumes has no snapshots and no forks', {
+  throw new SandboxError('in_use', 'a sandbox with volumes has no snapshots, and no forks if it writes to one', {
     remedy: 'pause it instead, or copy the files that you need: neurovisor cp',
   });
 }

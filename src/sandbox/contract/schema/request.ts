@@ -179,7 +179,9 @@ export const createRequest = z
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
     volumes: list(volumeMount, REQUEST_LIMITS.volumesMax)
       .optional()
-      .describe('Volumes to mount, as long as the sandbox exists. Not from a pool; no snapshots and forks.'),
+      .describe(
+        'Volumes to mount, as long as the sandbox exists. Not from a pool; no snapshots; forks only if all are read-only.',
+      ),
     queueTimeoutMs: whole(RANGES.queueTimeoutMs)
       .optional()
       .describe(`Longest wait in the start queue. Default ${DEFAULT_QUEUE_TIMEOUT_MS}.`),
