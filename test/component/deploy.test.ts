@@ -168,6 +168,14 @@ describe('addresses', () => {
   });
 });
 
+it('docs/operations.md: the runbook has a row for each alert, and for no other', () => {
+  const names = (path: string, pattern: RegExp): string[] =>
+    [...readFileSync(join(ROOT, path), 'utf8').matchAll(pattern)].map(([, name = '']) => name);
+  const alerts = names('deploy/prometheus/alerts.yml', /- alert: (\w+)/g);
+  expect(alerts.length).toBeGreaterThan(8);
+  expect(names('docs/operations.md', /^\| `(NeuroVisor\w+)` \|[^|]{20,}\|[^|]{10,}\|$/gm)).toEqual(alerts);
+});
+
 describe('deploy/systemd', () => {
   const unit = readFileSync(join(DEPLOY, 'systemd/neurovisor.service'), 'utf8');
   const lines = unit.split('\n');

@@ -141,7 +141,7 @@ describe('serve: shutdown', () => {
 describe('backup', () => {
   const home = useDaemonHome();
 
-  it('the commands of docs/operators.md bring back pauses, snapshots, keys, quotas and the audit log', async () => {
+  it('the commands of docs/operations.md bring back pauses, snapshots, keys, quotas and the audit log', async () => {
     const first = home.serve('-o', 'json', '--pool', '0', '--port', '0');
     await first.ready();
     const paused = await pausedWithWord(home, 'peony');
@@ -155,7 +155,7 @@ describe('backup', () => {
     expect(await first.ended).toBe(0);
 
     const archive = `${home.dir}.tar.gz`;
-    const page = readFileSync(join(ROOT, 'docs/operators.md'), 'utf8');
+    const page = readFileSync(join(ROOT, 'docs/operations.md'), 'utf8');
     const commands = [...page.matchAll(/^ {4}tar (.*)$/gm)].map(([, words = '']) =>
       words
         .split(' ')
