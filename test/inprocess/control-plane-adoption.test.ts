@@ -50,11 +50,36 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     expect(await host.control.get(id)).toMatchObject({ ...made, readyMs: null, timings: null });
     await adopting;
     expect(host.endedLeft).toEqual([]);
-    expect(await events(host, id)).toMatchObject([{ type: 'adopted', gapMs: 0, seq: 1 }]);
+    expect(await events(host, id)).toMatchObject([{ type: 'adopted', gapMs: 0 }]);
     expect((await host.store.sandboxes.get(id)).ownerJson).toBe('"next"');
     expect((await host.control.list({ name: 'web' })).map((one) => one.id)).toEqual([id]);
     await host.control.remove(id);
     expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('the numbers of events go on after each kill, and after a pause in another process', async () => {
+    const dataDir = await temporaryDir();
+    const seen: number[] = [];
+    const open = (owner: string, left: string[]): Promise<FakeHost> =>
+      FakeHost.open({ dataDir, owner, left, isOwnerAlive: async (one) => one === owner });
+    const first = await open('first', []);
+    const { id } = await first.control.create({ boot: true });
+    await first.kill();
+    for (const owner of ['second', 'third']) {
+      const host = await open(owner, [id]);
+      await host.control.adopt();
+      for await (const { seq } of host.control.events(id, { follow: false, after: seen.at(-1) ?? 0 })) seen.push(seq);
+      if (owner === 'third') await host.control.pause(id, 'disk');
+      await host.kill();
+    }
+    await using last = await open('last', []);
+    await last.control.resume(id);
+    const reading = last.control.events(id, { after: seen.at(-1) ?? 0 });
+    const end = reading.next();
+    await last.control.remove(id);
+    seen.push((await end).value?.seq ?? 0);
+    expect(seen).toHaveLength(3);
+    expect(seen).toEqual([...new Set(seen)].sort((a, b) => a - b));
   });
 
   it('a timeout that has passed meanwhile counts', async () => {

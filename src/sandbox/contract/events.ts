@@ -47,7 +47,7 @@ export interface EndEvent {
 export type SandboxEventBody = MemoryEvent | DiskEvent | PackageEvent | ActionEvent | AdoptedEvent | EndEvent;
 
 export type TimedEvent = SandboxEventBody & {
-  /** Starts at 1. No gaps, except for events that are no longer kept. */
+  /** Starts at 1. No gaps, except for events that are no longer kept, and where another process has taken the sandbox. */
   readonly seq: number;
   /** Host time, milliseconds since 1970. */
   readonly atMs: number;

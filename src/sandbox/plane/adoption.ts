@@ -114,9 +114,9 @@ async function adopt({ clock, log, left, managed, gate }: AdoptionParts, id: str
     return;
   }
   const gapMs = left.lostAtMs === null ? null : Math.max(0, Math.round(clock.wall() - left.lostAtMs));
-  const { policy } = stored;
+  const { policy, lastEvent } = stored;
   const { endsAtMs } = row;
-  const made = { supervisor, policy, provenance: provenanceOf(row, stored), readyMs: null, endsAtMs };
+  const made = { supervisor, policy, provenance: provenanceOf(row, stored), readyMs: null, endsAtMs, lastEvent };
   const sandbox = ManagedSandbox.started(managed, made);
   sandbox.events.note({ type: 'adopted', gapMs });
   log.info('took over a sandbox of a killed process', { sandbox: id, gapMs });

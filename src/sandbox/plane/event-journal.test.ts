@@ -25,10 +25,37 @@ describe('EventJournal', () => {
     expect(journal.since(JOURNAL_LIMITS.eventsMax + 2)).toHaveLength(1);
   });
 
-  it('since: a number of another journal, such as an earlier daemon’s, returns all kept events', () => {
+  it('since: a number of a version that began anew returns all kept events', () => {
     const journal = new EventJournal(new FakeClock());
     journal.note(NEAR);
     expect(journal.since(57)).toHaveLength(1);
+  });
+
+  it('reserve: the next process goes on above, in blocks; this one has no gap', () => {
+    const journal = new EventJournal(new FakeClock());
+    const last = journal.reserve();
+    for (let n = 0; n <= JOURNAL_LIMITS.reserved / 2; n += 1) {
+      expect(journal.isShort).toBe(false);
+      journal.note(NEAR);
+    }
+    expect(journal.isShort).toBe(true);
+    const further = journal.reserve();
+    expect([journal.isShort, further > last]).toEqual([false, true]);
+    const next = new EventJournal(new FakeClock(), undefined, further);
+    next.note(NEAR);
+    expect(next.since(0)).toMatchObject([{ seq: further + 1 }]);
+    expect(next.since(journal.since(0).at(-1)?.seq ?? 0)).toHaveLength(1);
+  });
+
+  it('skipTo: only what another process has reserved is skipped', () => {
+    const journal = new EventJournal(new FakeClock());
+    const last = journal.reserve();
+    journal.note(NEAR);
+    journal.skipTo(last);
+    journal.note(NEAR);
+    journal.skipTo(last + 9);
+    journal.note(NEAR);
+    expect(journal.since(0).map(({ seq }) => seq)).toEqual([1, 2, last + 10]);
   });
 
   it('read: yields kept events, then new ones, until the end', async () => {

@@ -1,6 +1,7 @@
 /**
  * The numbered events of one sandbox over all its VMs. The newest are kept for later readers; listeners get each new
- * one. They are in memory, so they are lost with the process that owns the sandbox.
+ * one. They are in memory, so they are lost with the process that owns the sandbox. The row keeps a number that none of
+ * them has passed, so the next process goes on above it: no number is used twice.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -13,16 +14,21 @@ export const JOURNAL_LIMITS = {
   eventsMax: 256,
   /** Maximum backlog of one reader. Beyond it the oldest events are dropped; the reader sees a gap in the numbers. */
   waitingMax: 256,
+  /** Numbers that a row reserves, so that not each event needs a write. */
+  reserved: 1024,
 } as const;
 
 export class EventJournal implements EventSink {
   readonly #clock: Pick<Clock, 'wall'>;
   readonly #kept: TimedEvent[] = [];
   readonly #listeners = new Listeners<TimedEvent>();
-  #seq = 0;
+  #seq: number;
+  #reservedTo = 0;
 
-  constructor(clock: Pick<Clock, 'wall'>, listener?: (event: TimedEvent) => void) {
+  /** @param last no event gets this number or a lower one */
+  constructor(clock: Pick<Clock, 'wall'>, listener?: (event: TimedEvent) => void, last = 0) {
     this.#clock = clock;
+    this.#seq = last;
     if (listener !== undefined) this.listen(listener);
   }
 
@@ -36,6 +42,22 @@ export class EventJournal implements EventSink {
     this.#listeners.emit(event);
   }
 
+  /** For a row that will be written now: the next process numbers its events from above this. */
+  reserve(): number {
+    this.#reservedTo = this.#seq + JOURNAL_LIMITS.reserved;
+    return this.#reservedTo;
+  }
+
+  /** Whether the row should be written again. */
+  get isShort(): boolean {
+    return this.#seq > this.#reservedTo - JOURNAL_LIMITS.reserved / 2;
+  }
+
+  /** @param last of the row: more than was reserved here means that another process had the sandbox */
+  skipTo(last: number): void {
+    if (last > this.#reservedTo) this.#seq = Math.max(this.#seq, last);
+  }
+
   get listeners(): number {
     return this.#listeners.size;
   }
@@ -45,7 +67,7 @@ export class EventJournal implements EventSink {
     return this.#listeners.listen(listener);
   }
 
-  /** Kept events newer than `after`. A number from the future belongs to another journal: then all kept events. */
+  /** Kept events newer than `after`. A number from the future is of a version that began anew: then all kept events. */
   since(after: number): readonly TimedEvent[] {
     const from = after > this.#seq ? 0 : after;
     return this.#kept.filter(({ seq }) => seq > from);

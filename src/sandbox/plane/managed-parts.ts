@@ -18,6 +18,8 @@ export interface Identity {
   readonly pauseReason?: PauseReason | null;
   /** See `Lifetime`. */
   readonly timeoutLeftMs?: number | null;
+  /** The events of this process have higher numbers. */
+  readonly lastEvent?: number;
   /** See `SandboxInfo`. */
   readonly foreignPause?: string | null;
 }

@@ -2,6 +2,7 @@
 import type { LifetimePolicy, Provenance } from '../contract/request.ts';
 import { type SandboxSpec, unwritten } from '../contract/spec.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { EventJournal } from './event-journal.ts';
 import type { Lifetime } from './lifetime.ts';
 import type { Identity } from './managed-parts.ts';
 import type { StateMachine } from './managed-state.ts';
@@ -13,6 +14,7 @@ export interface RowParts {
   readonly rows: SandboxRows;
   readonly life: StateMachine;
   readonly lifetime: () => Pick<Lifetime, 'pauseReason' | 'timeoutLeftMs' | 'endsAtMs'>;
+  readonly events: EventJournal;
   readonly onChange: () => void;
   readonly onOwnershipLost: () => void;
 }
@@ -28,6 +30,11 @@ export class ManagedRow {
     this.policy = policy;
     this.writer = new RowWriter(parts.rows);
     this.#parts = parts;
+    const { events, life } = parts;
+    events.listen(() => {
+      if (!events.isShort || life.status !== 'running') return;
+      void this.writer.write(() => (events.isShort && life.status === 'running' ? this.make(life.snapshotId) : null));
+    });
   }
 
   /** Takes over what another process has changed meanwhile. @throws SandboxError `not_ready`, `gone` */
@@ -36,6 +43,7 @@ export class ManagedRow {
     const row = await this.orOwnershipLost(this.#parts.rows.claim(this.#parts.id));
     const stored = this.#parts.rows.parse(row);
     const { isDiskOnly = this.#parts.life.isDiskOnly } = stored ?? {};
+    this.#parts.events.skipTo(stored?.lastEvent ?? 0);
     this.#parts.life.claim({ snapshotId: row.pausedSnapshotId, isDiskOnly });
     if (stored !== null) this.spec = { ...stored.spec, ...unwritten(stored.spec, this.spec) };
     this.policy = stored?.policy ?? this.policy;
@@ -85,6 +93,7 @@ export class ManagedRow {
       isClaimed: this.#parts.life.isClaimed,
       pauseReason: this.#parts.lifetime().pauseReason,
       timeoutLeftMs: this.#parts.lifetime().timeoutLeftMs,
+      lastEvent: this.#parts.events.reserve(),
       endsAtMs: this.#parts.lifetime().endsAtMs,
     });
   }

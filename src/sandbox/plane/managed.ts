@@ -60,16 +60,17 @@ export class ManagedSandbox {
     this.provenance = identity.provenance;
     this.#foreignPause = identity.foreignPause ?? null;
     this.usage = new UsageLog(parts.clock, parts.savesUse === true ? () => this.#row.saveUse() : undefined);
+    this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event), identity.lastEvent);
     this.#row = new ManagedRow(identity, {
       id: this.id,
       provenance: this.provenance,
       rows: parts.rows,
       life: this.#life,
       lifetime: () => this.lifetime,
+      events: this.events,
       onChange: () => parts.onChange(this),
       onOwnershipLost: () => parts.onOwnershipLost(this),
     });
-    this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event));
     this.lifetime = new Lifetime({
       clock: parts.clock,
       log: parts.log,
@@ -315,11 +316,10 @@ export class ManagedSandbox {
 
   async #pauseToDisk(from: StateOf<'running' | 'paused'>, to: 'disk' | 'disk-only'): Promise<void> {
     const { snapshots } = this.#parts;
-    const { annotations } = this.policy;
     const isDiskOnly = to === 'disk-only';
     try {
       await this.#save(from, (supervisor) =>
-        snapshots.pause(supervisor, { isDiskOnly, annotations }, (snapshotId, commit) =>
+        snapshots.pause(supervisor, { isDiskOnly, annotations: this.policy.annotations }, (snapshotId, commit) =>
           this.#row.writer.inTurn(async () => {
             this.#row.spec = await this.#parts.rows.specToKeep(supervisor);
             await commit(this.#row.make(snapshotId, this.#life.end, isDiskOnly));

@@ -50,6 +50,8 @@ export interface RowFacts {
   readonly pauseReason: PauseReason | null;
   /** See `Lifetime`. */
   readonly timeoutLeftMs: number | null;
+  /** See `EventJournal.reserve`. */
+  readonly lastEvent: number;
   /** Whether this process owns the suspended sandbox. */
   readonly isClaimed: boolean;
   readonly endsAtMs: number | null;
@@ -108,6 +110,7 @@ export class SandboxRows {
         isDiskOnly,
         pauseReason: isPaused ? facts.pauseReason : null,
         timeoutLeftMs: isPaused ? facts.timeoutLeftMs : null,
+        lastEvent: facts.lastEvent,
       }),
       metadata: policy.metadata,
       createdAtMs,

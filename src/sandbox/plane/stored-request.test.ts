@@ -18,6 +18,7 @@ const stored = (): string =>
     isDiskOnly: true,
     pauseReason: 'host-memory',
     timeoutLeftMs: null,
+    lastEvent: 1024,
   });
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
@@ -31,6 +32,12 @@ describe('parseRequest', () => {
     expect(parsed(stored())?.pauseReason).toBe('host-memory');
     const { pauseReason: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
     expect(parsed(JSON.stringify(older))?.pauseReason).toBeNull();
+  });
+
+  it('keeps the reserved numbers of events; an older row has none', () => {
+    expect(parsed(stored())?.lastEvent).toBe(1024);
+    const { lastEvent: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
+    expect(parsed(JSON.stringify(older))?.lastEvent).toBe(0);
   });
 
   it('keeps the template’s name; an older row has none', () => {
@@ -79,6 +86,7 @@ describe('parseRequest', () => {
         isDiskOnly: false,
         pauseReason: null,
         timeoutLeftMs: null,
+        lastEvent: 1024,
       });
     };
     expect(placesOf(storedWith({ places }))).toEqual(places);

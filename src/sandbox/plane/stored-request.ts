@@ -19,6 +19,8 @@ export interface StoredRequest {
   readonly pauseReason: PauseReason | null;
   /** Rest of its timeout, milliseconds; `null`: it counts anew. */
   readonly timeoutLeftMs: number | null;
+  /** No event of the sandbox has a higher number. */
+  readonly lastEvent: number;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
@@ -60,9 +62,10 @@ export function parseRequest(
       readonly isDiskOnly?: boolean;
       readonly pauseReason?: PauseReason | null;
       readonly timeoutLeftMs?: number | null;
+      readonly lastEvent?: number;
     } | null;
     const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
-    const { pauseReason = null, timeoutLeftMs = null } = stored ?? {};
+    const { pauseReason = null, timeoutLeftMs = null, lastEvent = 0 } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null, volumes = [] } = spec as Partial<SandboxSpec>;
     const { modelAccount: account } = spec;
@@ -85,6 +88,7 @@ export function parseRequest(
       isDiskOnly,
       pauseReason,
       timeoutLeftMs,
+      lastEvent,
     };
   });
 }
