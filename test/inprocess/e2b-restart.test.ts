@@ -19,16 +19,18 @@ const TOKEN_KEY = Buffer.alloc(32, 7);
 
 interface Daemon extends AsyncDisposable {
   readonly host: FakeHost;
+  readonly events: ReturnType<typeof openEvents>;
   readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
   /** Like `kill -9`. */
   kill(): Promise<void>;
 }
 
-async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
-  const host = await FakeHost.open({ dataDir, owner, isOwnerAlive: async () => false });
+async function startDaemon(dataDir: string, owner: string, left?: string[]): Promise<Daemon> {
+  const isOwnerAlive = async (one: string): Promise<boolean> => left !== undefined && one === owner;
+  const host = await FakeHost.open({ dataDir, owner, isOwnerAlive, ...(left && { left }) });
   const { control, clock } = host;
   const callers = operatorOnly(control, API_KEY);
-  const events = await openEvents({
+  const events = openEvents({
     path: `${dataDir}.events.db`,
     control,
     clock,
@@ -46,12 +48,15 @@ async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
   });
   const api = await createApiServer({ control, callers, log: silentLog, apiKey: API_KEY, beside: e2b });
   const url = `http://127.0.0.1:${await api.listen({ port: 0 })}`;
+  await control.adopt();
+  await events.begin();
   const cleanup = new CleanupStack();
   cleanup.push('events', () => events[Symbol.asyncDispose]());
   cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
   cleanup.push('server', () => api.close());
   return {
     host,
+    events,
     client: { apiKey: API_KEY, apiUrl: url, sandboxUrl: url },
     kill: async () => {
       await cleanup.run();
@@ -188,3 +193,21 @@ async function filesBelow(dir: string): Promise<string[]> {
 function tokenOf(sandbox: Sandbox): unknown {
   return Reflect.get(sandbox, 'envdAccessToken');
 }
+
+it('a sandbox that is taken over has no second `created`, and no `killed` before its end', async () => {
+  const dataDir = await temporaryDir();
+  const first = await startDaemon(dataDir, 'first', []);
+  const options = { timeoutMs: 60_000, allowInternetAccess: false };
+  const kept = await Sandbox.create('agent', { ...first.client, ...options });
+  const lost = await Sandbox.create('agent', { ...first.client, ...options });
+  await first.kill();
+
+  await using second = await startDaemon(dataDir, 'second', [kept.sandboxId]);
+  const made = await Sandbox.create('agent', { ...second.client, ...options });
+  await Sandbox.kill(kept.sandboxId, second.client);
+  const of = ({ sandboxId }: Sandbox): string[] => {
+    const filter = { tenant: null, sandboxId, offset: 0, limit: 10, isAscending: true };
+    return second.events.journal.list(filter).map(({ type }) => type.replace('sandbox.lifecycle.', ''));
+  };
+  expect([of(kept), of(lost), of(made)]).toEqual([['created', 'killed'], ['created', 'killed'], ['created']]);
+});

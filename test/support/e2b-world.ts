@@ -59,9 +59,8 @@ export async function openE2bWorld(
   const apiKey = `e2b_${'0'.repeat(40)}`;
   const callers = callersOf(control, apiKey);
   const events =
-    eventsPath === undefined
-      ? undefined
-      : await openEvents({ path: eventsPath, control, clock: systemClock, log, post });
+    eventsPath === undefined ? undefined : openEvents({ path: eventsPath, control, clock: systemClock, log, post });
+  await events?.begin();
   let port = 0;
   const e2b = await createE2bServer({
     control,

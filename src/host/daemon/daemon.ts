@@ -116,6 +116,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     // The socket comes first: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
     await plane.control.adopt();
+    await doors.events?.begin();
     const bound = await bind(options.port, doors);
     if (options.pool.max > 0) await plane.control.setPool(options.pool);
     plane.runtime.warmUpstream();
@@ -238,6 +239,8 @@ interface Doors {
   readonly api: ApiServer;
   /** `null` without a port. */
   readonly key: { readonly key: string; readonly path: string | null } | null;
+  /** Absent without a port. */
+  readonly events: Events | undefined;
   setDomain(domain: string): void;
 }
 
@@ -247,7 +250,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
   const { control, runtime } = plane;
   const key = port === null ? null : await apiKey(config.daemonKey, home.dir);
   const tenancy = key === null ? undefined : tenancyOf(parts, key.key);
-  const events = tenancy === undefined ? undefined : await eventsOf(parts);
+  const events = tenancy === undefined ? undefined : eventsOf(parts);
   const failures = accounts.auditFailures;
   const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log, failures });
   cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
@@ -273,7 +276,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
   const setDomain = (name: string): void => {
     domain = name;
   };
-  return { api, key, setDomain };
+  return { api, key, events, setDomain };
 }
 
 function administrationOf(
@@ -309,13 +312,13 @@ function tenancyOf({ accounts, plane, storage }: Composition, key: string): Tena
   });
 }
 
-type Events = Awaited<ReturnType<typeof openEvents>>;
+type Events = ReturnType<typeof openEvents>;
 
 /** Events for E2B clients and for webhooks. */
-async function eventsOf({ options, home, plane, storage, cleanup }: Composition): Promise<Events> {
+function eventsOf({ options, home, plane, storage, cleanup }: Composition): Events {
   const { log } = options;
   const { control, runtime } = plane;
-  const events = await openEvents({
+  const events = openEvents({
     path: join(home.dir, 'events.db'),
     control,
     clock: systemClock,

@@ -299,7 +299,7 @@ describe('noteLifecycle', () => {
     journal.append(event('stopped'));
     journal.append(event('forgotten'));
     const end: EndInfo = { cause: 'daemon-stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE };
-    await noteLifecycle({
+    const notes = noteLifecycle({
       control: {
         onChange: () => () => undefined,
         list: async () => [],
@@ -314,6 +314,7 @@ describe('noteLifecycle', () => {
       log: silentLog,
       onEvent: () => undefined,
     });
+    await notes.begin();
     expect(journal.list(ALL).slice(2)).toMatchObject([
       { sandboxId: 'stopped', type: 'sandbox.lifecycle.killed', data: { end: { cause: 'daemon-stopped' } } },
       { sandboxId: 'forgotten', type: 'sandbox.lifecycle.killed', data: { end: { cause: 'host-lost' } } },

@@ -6,7 +6,7 @@ import type { Log } from '../../../base/log.ts';
 import type { ControlPlane, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { ownerOf, ownName } from '../../tenants/owner.ts';
 import { keptOf } from '../kept.ts';
-import type { EventJournal, EventType, NewEvent } from './journal.ts';
+import type { EventJournal, EventType, NewEvent, StoredEvent } from './journal.ts';
 
 export interface LifecycleParts {
   readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'get' | 'snapshots'>;
@@ -26,11 +26,14 @@ interface Known {
   readonly savingSinceMs: number | null;
 }
 
-/**
- * Records events from now on, and first the ends of sandboxes that ended while no daemon ran.
- * @returns a function that stops it
- */
-export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> {
+export interface LifecycleNotes {
+  /** First records the ends of sandboxes that ended while no daemon ran. Call it when those left were taken over. */
+  begin(): Promise<void>;
+  stop(): void;
+}
+
+/** Records events from now on; writes none before `begin`. */
+export function noteLifecycle(parts: LifecycleParts): LifecycleNotes {
   const { control, journal, clock, log, onEvent } = parts;
   const known = new Map<string, Known>();
   const waiting: SandboxInfo[] = [];
@@ -58,19 +61,27 @@ export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> 
     if (isReady) take(info);
     else waiting.push(info);
   });
-  const present = new Map((await control.list()).map((info) => [info.id, info]));
-  for (const event of journal.open()) {
-    if (present.has(event.sandboxId)) continue;
+  const sinceMs = Math.floor(clock.wall());
+  const begin = async (): Promise<void> => {
+    const present = new Map((await control.list()).map((info) => [info.id, info]));
+    const recorded = journal.open();
+    const before = new Set(recorded.map(({ sandboxId }) => sandboxId));
+    // The others have told of a change because they were taken over.
+    const isNew = ({ id, createdAtMs }: SandboxInfo): boolean => createdAtMs >= sinceMs && !before.has(id);
+    for (const event of recorded) if (!present.has(event.sandboxId)) await noteEnd(event);
+    for (const info of present.values())
+      if (!isNew(info) || !waiting.some(({ id }) => id === info.id)) known.set(info.id, knownOf(info, clock.wall()));
+    isReady = true;
+    for (const info of waiting) if (known.has(info.id) || isNew(info)) take(info);
+  };
+  const noteEnd = async (event: StoredEvent): Promise<void> => {
     const { seq: _seq, id: _id, ...rest } = event;
     // A list has only the newest of the ended ones.
     const ended = await ifThere(control.get(event.sandboxId), 'not_found');
     const data = { end: { cause: ended?.end?.cause ?? 'host-lost' } };
     note({ ...rest, type: 'sandbox.lifecycle.killed', atMs: clock.wall(), data });
-  }
-  for (const info of present.values()) known.set(info.id, knownOf(info, clock.wall()));
-  isReady = true;
-  for (const info of waiting) take(info);
-  return stop;
+  };
+  return { begin, stop };
 }
 
 /** Pure, except for ids. */

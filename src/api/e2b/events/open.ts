@@ -2,26 +2,28 @@
 import type { Clock } from '../../../base/clock.ts';
 import type { Log } from '../../../base/log.ts';
 import { EventJournal } from './journal.ts';
-import { type LifecycleParts, noteLifecycle } from './lifecycle.ts';
+import { type LifecycleNotes, type LifecycleParts, noteLifecycle } from './lifecycle.ts';
 import type { Events } from './routes.ts';
 import { type PostEvent, Webhooks } from './webhooks.ts';
 
-export async function openEvents(parts: {
+/** Records nothing before `begin`: see `LifecycleNotes`. */
+export function openEvents(parts: {
   readonly path: string;
   readonly control: LifecycleParts['control'];
   readonly clock: Clock;
   readonly log: Log;
   readonly post: PostEvent;
-}): Promise<Events & AsyncDisposable> {
+}): Events & Pick<LifecycleNotes, 'begin'> & AsyncDisposable {
   const { path, control, clock, log, post } = parts;
   const journal = new EventJournal(path);
   const webhooks = new Webhooks({ journal, clock, log, post });
-  const stop = await noteLifecycle({ control, journal, clock, log, onEvent: (event) => webhooks.wake(event) });
+  const notes = noteLifecycle({ control, journal, clock, log, onEvent: (event) => webhooks.wake(event) });
   return {
     journal,
     webhooks,
+    begin: () => notes.begin(),
     async [Symbol.asyncDispose]() {
-      stop();
+      notes.stop();
       await webhooks[Symbol.asyncDispose]();
       journal[Symbol.dispose]();
     },
