@@ -1,5 +1,5 @@
 /** The network of a host against the kernel, with processes that start, close and are killed. */
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -316,6 +316,44 @@ describe('HostNetwork: several processes', () => {
     await a.do('close');
     expect(forwarding()).toBe('0');
     await holder.kill();
+  });
+
+  it('kill -9: budgets go on in the next lease, whichever process has reclaimed the dead one', async () => {
+    const holder = holdNamespace();
+    const victim = beside();
+    const [id, flushed] = [newSandboxId(), newSandboxId()];
+    const limits = { bytesMax: 100, destinations: [{ name: 'a.example', bytesMax: 50 }] };
+    const more = { limits, bytesUsed: 20, destinationBytesUsed: { 'a.example': 30 } };
+    const used = async (who: NamespacedProcess, one: string): Promise<unknown> =>
+      (await who.do<{ bytesUsed: number }>('traffic', one)).bytesUsed;
+    const policy = { mode: 'allowlist', allow: ['a.example'] };
+    await victim.do('open', stateDir);
+    const { gateway } = await victim.do<Leased>('lease', id, policy, more);
+    await victim.do('datagram', id, gateway);
+    expect(await used(victim, id)).toBe(49);
+    await victim.kill();
+    const others = beside();
+    await others.do('open', stateDir);
+    expect(await records()).toEqual([]);
+    const next = beside();
+    await next.do('open', stateDir);
+    await next.do('lease', id, policy, { limits });
+    expect(await used(next, id)).toBe(49);
+    const record = JSON.parse(await readFile(join(stateDir, `${id}.lease.json`), 'utf8'));
+    expect(record.use.destinations).toEqual([{ name: 'a.example', bytesMax: 50, bytesUsed: 30 }]);
+    await next.do('release', id);
+    // Without a limit there is nothing to keep.
+    await next.do('lease', id, policy);
+    await next.do('lease', flushed, policy, { limits });
+    await next.kill();
+    // What the kernel has lost counts as all of it.
+    holder.run('nft', 'flush', 'ruleset');
+    await others.do('close');
+    await holder.do('open', stateDir);
+    expect((await readdir(stateDir)).filter((name) => name.endsWith('.used.json'))).toEqual([`${flushed}.used.json`]);
+    await holder.do('lease', flushed, policy, { limits });
+    expect(await used(holder, flushed)).toBe(100);
+    expect((await readdir(stateDir)).filter((name) => name.endsWith('.used.json'))).toEqual([]);
   });
 
   it('kill -9 of the only process: the next one restores ip_forward, too', async () => {

@@ -82,6 +82,21 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     expect(seen).toEqual([...new Set(seen)].sort((a, b) => a - b));
   });
 
+  it('one with a network gets a new lease with the policy and the use that its row has', async () => {
+    const before = async (first: FakeHost, id: string): Promise<void> => {
+      const limits = { bytesMax: 1000 };
+      await first.control.update(id, { network: { mode: 'allowlist', allow: ['b.example'], limits } });
+    };
+    const { host, id } = await afterKill({ network: { mode: 'open' } }, { before });
+    await using _ = host;
+    await host.control.adopt();
+    expect(host.endedLeft).toEqual([]);
+    expect(host.leased).toMatchObject([{ policy: { mode: 'allowlist' }, limits: { bytesMax: 1000 } }]);
+    expect(await host.control.get(id)).toMatchObject({ status: 'running', network: { allow: ['b.example'] } });
+    await host.control.remove(id);
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
   it('a timeout that has passed meanwhile counts', async () => {
     const { host, id } = await afterKill({ timeoutMs: 60_000 });
     await using _ = host;
@@ -123,7 +138,11 @@ describe('LocalControlPlane: VMs of a killed process', () => {
   });
 
   it.each([
-    ['a network', { network: { mode: 'open' } }, 'it has a network'],
+    [
+      'secrets',
+      { secrets: [{ name: 'KEY', hosts: ['a.example'], value: 'a-value-of-some-length' }] },
+      'values are lost',
+    ],
     ['a session', { annotations: { [SESSION_ANNOTATION]: 'yes' } }, 'it ends with its client'],
   ] as const)('ends one with %s, and says why', async (_what, request, why) => {
     const { host, id } = await afterKill(request as CreateRequest);

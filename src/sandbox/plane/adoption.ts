@@ -11,6 +11,7 @@ import type { Log } from '../../base/log.ts';
 import { timeLimit } from '../../base/time-limit.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { type Provenance, SESSION_ANNOTATION } from '../contract/request.ts';
+import { requireValues } from '../contract/secrets.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
 import type { StartGate } from '../start/start-gate.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
@@ -123,12 +124,12 @@ async function adopt({ clock, log, left, managed, gate }: AdoptionParts, id: str
   if (row.status === 'paused') await sandbox.pause('memory');
 }
 
-/** @throws SandboxError `gone` */
-function requireAdoptable({ spec: { network, console }, policy }: StoredRequest): void {
+/** @throws SandboxError `gone`, `secrets_missing` */
+function requireAdoptable({ spec: { id, console, secrets }, policy }: StoredRequest): void {
   if (policy.annotations[SESSION_ANNOTATION] !== undefined) {
     throw new SandboxError('gone', 'it ends with its client, whose connection ended');
   }
-  if (network !== null) throw new SandboxError('gone', 'it has a network, whose parts ended with the process');
+  requireValues(id, secrets);
   if (console === 'interactive') throw new SandboxError('gone', 'its console belonged to the process');
 }
 

@@ -33,8 +33,7 @@ export function vmSpecOf(
     channelLimits,
     console,
     memoryFd: memory.fd,
-    // What guards a network ends with this process.
-    ...(workspace.keep === undefined || nic !== undefined ? {} : { keep: workspace.keep }),
+    ...(workspace.keep === undefined ? {} : { keep: workspace.keep }),
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
     ...(template === undefined ? {} : { snapshot: snapshotOf(template.snapshot, mapped), diskLimits }),

@@ -27,11 +27,12 @@ import { LinkError } from '../netlink/errors.ts';
 import { FlushGuard } from '../nftables/flush-guard.ts';
 import { HostTable } from '../nftables/host-table.ts';
 import { Nft } from '../nftables/nft.ts';
+import { readBudgets } from '../nftables/sandbox-counters.ts';
 import type { TableOwner } from '../nftables/table-owners.ts';
 import { TableProbe } from '../nftables/table-probe.ts';
 import { assertTunDevice, hostResolvers, uplinkMtu } from './host-view.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
-import { LeaseRecords } from './record.ts';
+import { LeaseRecords, widestUse } from './record.ts';
 import { SandboxLease } from './sandbox-lease.ts';
 import { SandboxTaps } from './sandbox-taps.ts';
 import { NetworkShares } from './shares.ts';
@@ -146,10 +147,11 @@ class KernelNetwork implements HostNetwork {
 
   /** Packet filter before links: until then, the TAP of a dead process stays as confined as it was. */
   async #reclaim(): Promise<void> {
+    await this.#lock.hold(() => this.#records.keepUse(readBudgets(this.#probe.listQuotas())));
     await this.#table.prepare();
     await this.#lock.hold(() => {
       this.#taps.removeDead();
-      this.#records.removeDead();
+      this.#records.removeDead(this.#clock.wall());
     });
     await this.#forwarding.recover();
   }
@@ -213,8 +215,7 @@ class KernelNetwork implements HostNetwork {
           mtu,
           policy,
           limits,
-          bytesUsed,
-          destinationBytesUsed,
+          ...widestUse({ bytesUsed, destinationBytesUsed }, this.#records.leftUse(id)),
           secrets,
           table: this.#table,
           record: (...now) => this.#records.write(id, this.#owner, ...now),
@@ -226,6 +227,7 @@ class KernelNetwork implements HostNetwork {
         cleanup,
       );
       await lease.open();
+      this.#records.forgetUse(id);
       if (this.#closed !== undefined) throw closedError(id);
       this.#leases.set(id, lease);
       this.#watch.start();

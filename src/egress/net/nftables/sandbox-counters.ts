@@ -80,6 +80,17 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
   );
 }
 
+/** Used bytes of all budgets, by sandbox. */
+export function readBudgets(objects: readonly NftObject[]): Map<SandboxId, number> {
+  return new Map(
+    objects.flatMap((object) => {
+      const quota = named(object['quota']);
+      const used = readBudget(object);
+      return quota === undefined || used === undefined ? [] : [[quota.id, used] as const];
+    }),
+  );
+}
+
 /** Used bytes of a budget; undefined for another object. */
 export function readBudget(object: NftObject): number | undefined {
   const quota = named(object['quota']);

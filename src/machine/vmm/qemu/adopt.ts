@@ -1,7 +1,7 @@
 /**
  * Takes over a QEMU whose process was killed:
  *
- *     record ─► pidfd ─► identity ─► its descriptors of our sockets ─► QMP again ─► old vsock device out, new one in
+ *     record ─► pidfd ─► identity ─► its descriptors of our sockets ─► QMP again ─► old devices out, new ones in
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CleanupStack } from '../../../base/cleanup.ts';
@@ -143,8 +143,10 @@ export async function adoptQemu(adopting: Adopting, spec: VmSpec, kept: KeptVm, 
     ram?.find(process.pid);
     const slot = adopting.makeSlot(qmp, () => (process.isAlive() ? process.pid : null), ram !== null);
     cleanup.push('vsock device', () => slot.release());
-    await requireNoCard(qmp);
     await continueVm(qmp);
+    const nic = new NicSlot(qmp);
+    // Before the channel: the hello tells the guest the settings of its card.
+    await nic.replace(spec.nic);
     await slot.replace(spec.guestCid);
     const { diskLimits = {} } = spec;
     if (hasDiskLimits(diskLimits)) await limitDisks(qmp, diskLimits);
@@ -157,7 +159,7 @@ export async function adoptQemu(adopting: Adopting, spec: VmSpec, kept: KeptVm, 
       timings: { spawnedMs: 0, runningMs: clock.now() - began },
       process,
       slot,
-      nic: new NicSlot(qmp),
+      nic,
       disk: new DiskWatch({ qmp, clock, path: spec.overlayPath, freeBytes }),
       balloon: spec.balloonMib === undefined ? undefined : new QemuBalloon(qmp, spec.memoryMib),
       release,
@@ -178,14 +180,6 @@ export async function adoptQemu(adopting: Adopting, spec: VmSpec, kept: KeptVm, 
 
 function privateRamOf({ snapshot, memoryMib }: VmSpec): PrivateRam | null {
   return snapshot?.memoryPath === undefined ? null : PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
-}
-
-/** The network of a card that was plugged just before ended with the process. @throws VmmError `vm_gone` */
-async function requireNoCard(qmp: QmpClient): Promise<void> {
-  const devices = await qmp.execute('qom-list', { path: '/machine/peripheral' });
-  const list = Array.isArray(devices) ? (devices as readonly { readonly name?: unknown }[]) : [];
-  if (!list.some(({ name }) => `${name}`.startsWith('nic-'))) return;
-  throw new VmmError('vm_gone', 'the VM can not be taken over', { cause: 'it has a network, which has ended' });
 }
 
 /** A guest releases no device while its VM is stopped. @throws VmmError `vm_gone` for one that never ran */

@@ -36,6 +36,35 @@ describe('NicSlot', () => {
     await slot.plugNic(NIC);
   });
 
+  const peripheral = [{ name: 'type' }, { name: 'nic-3' }, { name: 'vsock-1' }];
+  const LIST = 'qom-list /machine/peripheral';
+  const UNDONE = ['netdev_del tap', 'closefd nic-tap'];
+
+  it('replace: a card of the process before makes way, under another name; without a new one, too', async () => {
+    const { slot, commands } = qmp({ answers: { 'qom-list': peripheral } });
+    await slot.replace(NIC);
+    expect(commands.splice(0)).toEqual([LIST, 'device_del nic-3', ...UNDONE, GETFD, NETDEV, device(4)]);
+    expect(slot.isPlugged).toBe(true);
+    const none = qmp({ answers: { 'qom-list': peripheral } });
+    await none.slot.replace(undefined);
+    expect([none.commands, none.slot.isPlugged]).toEqual([[LIST, 'device_del nic-3', ...UNDONE], false]);
+  });
+
+  it('replace: a card that was about to go has left its backend; a list of a hostile QEMU holds nothing', async () => {
+    const { slot, commands } = qmp({ answers: { 'qom-list': { name: 'nic-1' } }, refuse: 'closefd' });
+    await slot.replace(NIC);
+    expect(commands).toEqual([LIST, ...UNDONE, GETFD, NETDEV, device(0)]);
+  });
+
+  it('replace: a guest that keeps the old card gets no other', async () => {
+    const { slot, commands } = qmp({ answers: { 'qom-list': peripheral }, gone: 'late' });
+    await expect(slot.replace(NIC)).rejects.toMatchObject({
+      code: 'vm_gone',
+      message: expect.stringContaining('does not release its old network card'),
+    });
+    expect(commands).toEqual([LIST, 'device_del nic-3']);
+  });
+
   it('plugNic: refuses a second NIC without asking QEMU', async () => {
     const { slot, commands } = qmp();
     await slot.plugNic(NIC);

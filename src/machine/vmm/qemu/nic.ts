@@ -9,7 +9,7 @@ import { awaitOr, ignore } from '../../../base/ignore.ts';
 import type { NicHotplug, NicSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
-import { FREED_MS_MAX, isFreed, isReleased, releaseDevice } from './unplug.ts';
+import { FREED_MS_MAX, isFreed, isReleased, RELEASED_MS_MAX, releaseDevice } from './unplug.ts';
 
 /** PCI slot; see the drawing in `args.ts`. */
 const SLOT = '6';
@@ -86,6 +86,40 @@ export class NicSlot implements NicHotplug {
     await this.#freed;
     await this.#qmp.execute('netdev_del', { id: NETDEV_ID });
     this.#state = 'absent';
+  }
+
+  /**
+   * For a VM that was taken over: removes the card of the process before, whose TAP has ended, and plugs `nic`. The VM
+   * must be running.
+   * @throws VmmError; `vm_gone`: the guest does not release the card
+   */
+  async replace(nic: NicSpec | undefined): Promise<void> {
+    const left = await this.#left();
+    this.#plugs = 1 + Math.max(-1, ...left);
+    for (const plug of left) await this.#removeLeft(`nic-${plug}`);
+    // A save or an unplug may have been under way.
+    await this.#undo('netdev_del', { id: NETDEV_ID });
+    await this.#undo('closefd', { fdname: FD_NAME });
+    if (nic !== undefined) await this.plugNic(nic);
+  }
+
+  /** Numbers of the plugs of the process before. */
+  async #left(): Promise<number[]> {
+    const answer = await this.#qmp.execute('qom-list', { path: '/machine/peripheral' });
+    const list = Array.isArray(answer) ? (answer as readonly { readonly name?: unknown }[]) : [];
+    return list.flatMap(({ name }) => {
+      const plug = /^nic-(\d{1,9})$/.exec(`${name}`)?.[1];
+      return plug === undefined ? [] : [Number(plug)];
+    });
+  }
+
+  async #removeLeft(id: string): Promise<void> {
+    const freed = this.#qmp.event((event) => isFreed(event, id), RELEASED_MS_MAX + FREED_MS_MAX);
+    try {
+      await Promise.all([freed, releaseDevice(this.#qmp, id)]);
+    } catch (cause) {
+      throw new VmmError('vm_gone', 'the guest does not release its old network card', { cause });
+    }
   }
 
   async withdrawNic(): Promise<void> {
