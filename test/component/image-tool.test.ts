@@ -5,7 +5,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { withSetupLock } from '../../src/artifacts/image/lock.ts';
-import { runTool } from '../../src/artifacts/image/tool.ts';
+import { runTool, whileUnreachable } from '../../src/artifacts/image/tool.ts';
 import { errorCode } from '../../src/base/errors.ts';
 import { temporaryDirectory, testContext } from '../support/image.ts';
 
@@ -63,6 +63,35 @@ describe('runTool', () => {
       cause: expect.objectContaining({ message: "Temporary failure resolving 'deb.example'" }),
       remedy: expect.stringContaining('network'),
     });
+  });
+
+  it('runs a step again while a server can not be reached, and no other failure', async () => {
+    const path = join(await temporaryDirectory(), 'tries');
+    const unreachable = `echo x >> ${path}; [ $(wc -l < ${path}) = 3 ] || { echo "no such host"; exit 1; }`;
+    const waits: number[] = [];
+    const patiently = (script: string, waitsMs: readonly number[]): Promise<string> =>
+      whileUnreachable(
+        () => runTool('sh', ['-c', script]),
+        AbortSignal.any([]),
+        (waitMs) => waits.push(waitMs),
+        waitsMs,
+      );
+    await patiently(unreachable, [1, 2, 3]);
+    expect(waits).toEqual([1, 2]);
+    await expect(patiently('exit 1', [1, 2])).rejects.toMatchObject({ message: expect.stringContaining('status 1') });
+    expect(waits).toEqual([1, 2]);
+    await expect(patiently('echo no such host; exit 1', [4])).rejects.toMatchObject({
+      message: expect.stringContaining("can't be reached"),
+    });
+    expect(waits).toEqual([1, 2, 4]);
+  });
+
+  it('gives up the wait when it is cancelled', async () => {
+    const aborter = new AbortController();
+    const step = (): Promise<string> => runTool('sh', ['-c', 'echo no such host; exit 1']);
+    await expect(
+      whileUnreachable(step, aborter.signal, () => aborter.abort(new Error('stop')), [60_000]),
+    ).rejects.toThrow();
   });
 
   it('ends the program and its children when it is cancelled', async () => {

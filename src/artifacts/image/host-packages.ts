@@ -12,7 +12,7 @@ import { ImageError } from './errors.ts';
 import { findKernelSource } from './kernel/source.ts';
 import type { HostPackage, PackageCheck } from './package-table.ts';
 import type { PrepareContext } from './prepare.ts';
-import { runTool, toolEnvironment } from './tool.ts';
+import { runTool, toolEnvironment, UnreachableError, whileUnreachable } from './tool.ts';
 
 export {
   BUILDER_PACKAGES,
@@ -102,22 +102,29 @@ async function aptInstall(
       },
       ...(onStatusLine === undefined ? {} : { onStatusLine }),
     });
+  const patiently = <T>(step: () => Promise<T>): Promise<T> =>
+    whileUnreachable(step, stop.signal, (waitMs) =>
+      report(`the package server can't be reached; another try in ${waitMs / 1000} s`),
+    );
   try {
     let known = packages;
     const unknown = await Promise.all(packages.map(async (one) => !(await aptKnows(one.name))));
     if (unknown.includes(true)) {
       report('refresh the package lists');
-      await apt(['update']);
+      await patiently(() => update(apt));
       known = await Promise.all(packages.map(withKnownName));
     }
     const offered = await Promise.all(known.map((one) => isRequired(one) || aptKnows(one.name)));
     const names = known.filter((_, index) => offered[index]).map((one) => one.name);
     if (names.length === 0) return;
-    await apt(['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names], (line) => {
-      isInstalling ||= line.startsWith('pmstatus:');
-      const status = parseAptStatus(line);
-      if (status !== undefined && !signal.aborted) report(status.detail, status.fraction);
-    });
+    const install = ['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names];
+    await patiently(() =>
+      apt(install, (line) => {
+        isInstalling ||= line.startsWith('pmstatus:');
+        const status = parseAptStatus(line);
+        if (status !== undefined && !signal.aborted) report(status.detail, status.fraction);
+      }),
+    );
   } catch (error) {
     if (signal.aborted) throw error;
     throw installFailed(packages, error);
@@ -126,6 +133,17 @@ async function aptInstall(
   }
   if (signal.aborted) {
     throw new ImageError('cancelled', 'install host packages: canceled', { cause: signal.reason });
+  }
+}
+
+/** Refreshes the package lists; apt takes a list that it could not fetch for a warning unless it is told otherwise. */
+async function update(apt: (args: readonly string[]) => Promise<string>): Promise<void> {
+  try {
+    await apt(['-o', 'APT::Update::Error-Mode=any', 'update']);
+  } catch (error) {
+    if (error instanceof UnreachableError || (error instanceof ImageError && error.code === 'cancelled')) throw error;
+    // An optional list that fails must not stop the rest.
+    await apt(['update']);
   }
 }
 

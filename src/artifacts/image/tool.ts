@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
-import { systemClock } from '../../base/clock.ts';
+import { sleep, systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { searchPath } from '../../base/search-path.ts';
@@ -21,6 +21,12 @@ export interface ToolOptions {
   /** Remedy if the program is not installed. */
   readonly missingRemedy?: string;
 }
+
+/** A server of a tool that the network or the name service did not reach. */
+export class UnreachableError extends ImageError {}
+
+/** Waits before another try: a name service that restarts is away for less than a minute. */
+const WAITS_MS = [5000, 15_000, 40_000] as const;
 
 /** Lines of output kept for the message of a failure. */
 const TAIL_LINES_MAX = 12;
@@ -65,6 +71,29 @@ export function runTool(program: string, args: readonly string[], options: ToolO
       else reject(toolFailure(program, args, code ?? killedBy, tail));
     });
   });
+}
+
+/**
+ * Runs a step again while its server can't be reached, three times in a minute.
+ * @param onWait Called before each wait.
+ * @throws What the last try threw; the signal's reason.
+ */
+export async function whileUnreachable<T>(
+  step: () => Promise<T>,
+  signal: AbortSignal,
+  onWait: (waitMs: number) => void,
+  waitsMs: readonly number[] = WAITS_MS,
+): Promise<T> {
+  for (const waitMs of waitsMs) {
+    try {
+      return await step();
+    } catch (error) {
+      if (!(error instanceof UnreachableError)) throw error;
+      onWait(waitMs);
+      await sleep(waitMs, signal);
+    }
+  }
+  return await step();
 }
 
 /** The first line of a tool's output: its full version. @throws ImageError */
@@ -131,7 +160,7 @@ function toolFailure(
   const command = [program, ...args.slice(0, 2)].join(' ');
   const offline = OFFLINE.exec(text)?.[0];
   if (offline !== undefined && !full) {
-    return new ImageError('tool_failed', `run ${command}: its server can't be reached`, {
+    return new UnreachableError('tool_failed', `run ${command}: its server can't be reached`, {
       cause: new Error(offline),
       remedy: `Check this machine's network, DNS and proxy. ${RUN_AGAIN}`,
     });
