@@ -137,7 +137,8 @@ export class Peer {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, ({ result, error }) => {
         this.#waiting.delete(id);
-        if (error === undefined) resolve(result as T);
+        // Other peers' lines may have come in the same turn: they are read first.
+        if (error === undefined) setImmediate(() => resolve(result as T));
         else reject(new Error(error));
       });
       this.#child.stdin?.write(`${JSON.stringify({ id, op, ...args })}\n`);
