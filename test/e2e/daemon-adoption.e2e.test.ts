@@ -19,8 +19,9 @@ async function another(home: DaemonHome, launcher: number, end: () => void): Pro
   await expect.poll(async () => (await home.there(['ls']).result).status, { timeout: 30_000 }).toBe(0);
 }
 
-/** A program that counts in memory; `n` has the newest number. */
-const counter = (file: string): string => `i=0; while :; do i=$((i + 1)); echo $i > ${file}; sleep 0.05; done`;
+/** A program that counts in memory; the file has the newest number, and is never empty. */
+const counter = (file: string): string =>
+  `i=0; while :; do i=$((i + 1)); echo $i > ${file}.new; mv ${file}.new ${file}; sleep 0.05; done`;
 const COUNTER = counter('n');
 const counted = async ({ says }: DaemonHome, id: string): Promise<number> =>
   Number(await says('exec', id, '--', 'cat', 'n'));
@@ -77,7 +78,7 @@ describe('kill -9 of a launched daemon', () => {
     await launcher.ready();
     const id = await home.says('create');
     const attached = home.there(['exec', id, '--', 'bash', '-c', counter('n')]).result;
-    await expect.poll(() => home.says('exec', id, '--', 'ls')).toContain('n');
+    await expect.poll(() => home.says('exec', id, '--', 'ls')).toMatch(/^n$/m);
     await crash(home, launcher.pid);
     // Of the connection; the program goes on.
     expect((await attached).status).toBe(125);

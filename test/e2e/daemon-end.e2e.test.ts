@@ -77,7 +77,8 @@ describe('serve: shutdown', () => {
     const asleep = await home.says('create');
     await home.says('pause', asleep);
     const inGuest = (script: string): Promise<string> => home.says('exec', running, '--', 'sh', '-c', script);
-    const count = 'n=0; while :; do n=$((n+1)); echo $n > /dev/shm/count; sleep 0.05; done';
+    const count =
+      'n=0; while :; do n=$((n+1)); echo $n > /dev/shm/new; mv /dev/shm/new /dev/shm/count; sleep 0.05; done';
     await home.says('exec', '--detach', running, '--', 'sh', '-c', count);
     expect(await inGuest('echo tulip > /dev/shm/word; stat -f -c %T /dev/shm')).toBe('tmpfs');
     const bootId = await inGuest('cat /proc/sys/kernel/random/boot_id');
