@@ -134,6 +134,7 @@ class Chaos {
   /** Asks until a daemon answers. @throws Ended the sandbox has ended, of which a fault was the cause */
   async #use<T>(body: (control: RemoteControlPlane) => Promise<T>, id?: string): Promise<T> {
     const socketPath = daemonSocket(resolveHome(this.#options.home.dir));
+    const met = new Map<string, number>();
     for (let deadline = 0; ; await sleep(100)) {
       const beganMs = performance.now();
       try {
@@ -148,7 +149,10 @@ class Chaos {
         const nowMs = performance.now();
         // What was there for a while is lost anew.
         if (deadline === 0 || nowMs > beganMs + AGAIN_MS_MAX / 10) deadline = nowMs + AGAIN_MS_MAX;
-        if (!AGAIN.has(code ?? '') || nowMs > deadline) throw error;
+        if (!AGAIN.has(code ?? '')) throw error;
+        const what = describeError(error);
+        met.set(what, (met.get(what) ?? 0) + 1);
+        if (nowMs > deadline) throw new Error(`nothing but ${JSON.stringify([...met])}`, { cause: error });
         if (code === 'daemon_unreachable' || code === 'daemon_lost') this.#control = undefined;
       }
     }
@@ -347,10 +351,21 @@ class Chaos {
       for (const deadline = performance.now() + AGAIN_MS_MAX; ; await sleep(200)) {
         const info = await this.#use((control) => control.get(id), id);
         if (info.status === 'ended') break;
-        if (performance.now() > deadline) throw new Error(`it is ${info.status} without a VMM`);
+        if (info.status === 'running' && (await this.#hasAnother(id, pid))) {
+          // A stop had saved it before; the next daemon resumed it.
+          await this.#use((control) => control.remove(id), id);
+          break;
+        }
+        if (performance.now() > deadline) throw new Error(`it is ${info.status} without its VMM ${pid}`);
       }
       checked();
     });
+  }
+
+  /** Whether a sandbox works in another VMM than the one that was killed. */
+  async #hasAnother(id: string, killed: number): Promise<boolean> {
+    const [pid] = await pidsOfVmm(this.#options.home.runDir, id);
+    return pid !== undefined && pid !== killed && (await this.#exec(id, 'echo works')) === 'works';
   }
 
   #counted(fault: string): void {
