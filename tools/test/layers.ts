@@ -10,7 +10,6 @@ import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { runProgram } from './child.ts';
 import { DELAYS_MS_DEFAULT, delayed } from './delay-plan.ts';
 import { type Layer, type LayerContext, NOTHING, vitestLayer } from './layer.ts';
-import { nestedTests } from './nested-layer.ts';
 import type { Outcome } from './verdict.ts';
 
 /** Vitest leaves one idle; these tests wait for nothing. */
@@ -43,7 +42,7 @@ export const LAYERS: readonly Layer[] = [
   { ...EXTRA, name: 'clients', needsMachine: true, isWide: true, run: wide('clients') },
   { ...EXTRA, name: 'vm', needsMachine: true, run: real('vm'), files: filesOf('vm') },
   { ...EXTRA, name: 'e2e', needsMachine: true, run: real('e2e'), files: filesOf('e2e') },
-  { ...EXTRA, name: 'nested', needsMachine: true, run: nestedTests },
+  { ...EXTRA, name: 'nested', needsMachine: true, run: nested },
 ];
 
 /** Files in which the order of file operations, timers and connections matters most, and that are short. */
@@ -61,6 +60,12 @@ function withDelays(context: LayerContext): Promise<Outcome> {
   const { filters } = context;
   const late = { ...context, shell, budget: null, filters: filters.length > 0 ? filters : DELAYED_FILES };
   return vitestLayer(['inprocess'], late, ALL_PROCESSORS);
+}
+
+/** Loaded late: it needs Vitest, which a fresh checkout lacks while it shows the help. */
+async function nested(context: LayerContext): Promise<Outcome> {
+  const { nestedTests } = await import('./nested-layer.ts');
+  return await nestedTests(context);
 }
 
 /** The layer of the files at a path. */
