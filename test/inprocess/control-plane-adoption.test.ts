@@ -264,6 +264,19 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     expect((await host.control.get(id)).status).toBe('running');
   });
 
+  it('one of another version has forks of that version while its image is there', async () => {
+    const madeFrom = { kernelDigest: 'kernel', rootImageDigest: 'older image' };
+    const { host, id } = await afterKill({}, { madeFrom, olderImages: ['older image'] });
+    await using _ = host;
+    await host.control.adopt();
+    expect((await host.control.snapshot(id)).current).toBe(true);
+    const [copy] = await host.control.fork(id, { count: 1 });
+    expect(copy?.ok).toBe(true);
+    await host.control.pause(copy?.ok === true ? copy.sandbox.id : '', 'disk');
+    const rows = await host.store.snapshots.list();
+    expect(rows.map(({ rootImageDigest }) => rootImageDigest)).toEqual(['older image', 'older image']);
+  });
+
   it('what was used of a budget is stored within 2 seconds', async () => {
     const before = async (first: FakeHost, id: string): Promise<void> => {
       const used = { inputTokens: 3, outputTokens: 4, requests: 1, costNanoDollars: 0 };

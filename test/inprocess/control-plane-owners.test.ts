@@ -78,6 +78,27 @@ describe('LocalControlPlane: two over one store', () => {
     expect(await (await again.guest(id)).recall()).toBe('a thing');
   });
 
+  it('a pause for the image of the version before goes on with it, as long as the home has it', async () => {
+    await using both = await Neighbours.make();
+    const one = await both.open('one');
+    const id = await pausedOne(one);
+    await both.close('one');
+    const newer = await both.open('two', { rootImageDigest: 'newer', olderImages: ['image'] });
+    expect(await newer.control.get(id)).toMatchObject({ foreignPause: null });
+    expect(await (await newer.guest(id)).recall()).toBe('a thing');
+    const { id: saved } = await newer.control.snapshot(id);
+    const [copy] = await newer.control.fork(id, { count: 1 });
+    const forked = copy?.ok === true ? copy.sandbox.id : '';
+    expect(await (await newer.guest(forked)).recall()).toBe('a thing');
+    await newer.control.pause(forked, 'disk');
+    const rows = await newer.store.snapshots.list();
+    expect(rows.map(({ rootImageDigest }) => rootImageDigest)).toEqual(['image', 'image']);
+    expect(await newer.control.snapshots()).toMatchObject([{ id: saved, current: true }]);
+    const { id: made } = await newer.control.create({ boot: true });
+    await newer.control.pause(made, 'disk');
+    expect((await newer.store.snapshots.list()).map((row) => row.rootImageDigest)).toContain('newer');
+  });
+
   it('a sandbox paused to disk by one is seen, resumed and paused by the other', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];

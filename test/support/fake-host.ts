@@ -20,7 +20,13 @@ import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
 import { translateStoreErrors } from '../../src/sandbox/contract/errors.ts';
 import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
-import type { CardLease, GuestMemory, MadeFrom, SandboxParts } from '../../src/sandbox/contract/parts.ts';
+import type {
+  CardLease,
+  GuestMemory,
+  MadeFrom,
+  PlatformTable,
+  SandboxParts,
+} from '../../src/sandbox/contract/parts.ts';
 import { makeSpec } from '../../src/sandbox/contract/spec.ts';
 import type { LeftVms } from '../../src/sandbox/plane/adoption.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
@@ -66,6 +72,8 @@ export interface FakeHostOptions {
   /** See `SnapshotManagerParts`. */
   readonly encrypts?: boolean;
   readonly rootImageDigest?: string;
+  /** Images of versions before that it still has. Default: none. */
+  readonly olderImages?: readonly string[];
   /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
   /** Called with each image that is resolved. */
@@ -324,6 +332,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         copies: this.#copies(),
         kernelDigest: 'kernel',
         rootImageDigest: options.rootImageDigest ?? 'image',
+        ...(options.olderImages && { platforms: platformsOf(options.rootImageDigest, options.olderImages) }),
         machineOf: () => FAKE_MACHINE,
         ownerOf: (annotations) => options.gate?.ownerOf(annotations) ?? 'local',
         encrypts: options.encrypts ?? false,
@@ -348,7 +357,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
         const openVolumes: SandboxParts['openVolumes'] = (id, wanted) =>
           translateStoreErrors(this.#store.volumes.open(id, wanted));
         const made = fakeSandboxParts(this, spec, { source, environmentPath: path });
-        const parts = { ...made, sharers, tracer, openVolumes };
+        const { madeFrom } = source ?? {};
+        const parts = { ...made, sharers, tracer, openVolumes, ...(madeFrom && { madeFrom }) };
         const supervisor = new Supervisor(spec, parts);
         options.watch?.(supervisor);
         return supervisor;
@@ -480,3 +490,11 @@ async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedSto
 }
 
 /** A separate template for each image. */
+
+function platformsOf(rootImage: string | undefined, older: readonly string[]): PlatformTable {
+  return {
+    has: ({ rootImageDigest }) =>
+      rootImageDigest === undefined || [rootImage ?? 'image', ...older].includes(rootImageDigest),
+    verify: async () => undefined,
+  };
+}

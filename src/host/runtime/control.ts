@@ -24,7 +24,7 @@ import type { LeftVms } from '../../sandbox/plane/adoption.ts';
 import { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import type { Copies } from '../../sandbox/plane/copies.ts';
 import { type GuardedHost, MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
-import { SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
+import { SnapshotManager, type SnapshotManagerParts } from '../../sandbox/plane/snapshot-manager.ts';
 import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
 import { openStore, type Store } from '../../sandbox/store/store.ts';
@@ -43,6 +43,7 @@ import { availableMib, totalMib } from '../probes/host-memory.ts';
 import { RuntimeError } from './errors.ts';
 import { isOwnerAlive, ownerJsonOf } from './kept-vms.ts';
 import { parseEgress } from './network.ts';
+import { Platforms } from './platforms.ts';
 import { makeMemory, makeScratch } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
 import { makeWorkspace, processRef } from './workspace.ts';
@@ -111,7 +112,7 @@ export async function openControlPlane(
   log: Log,
   options: ControlPlaneOptions = {},
 ): Promise<OpenControlPlane> {
-  const { home, driver, upstream } = runtime;
+  const { home, driver } = runtime;
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   // A store in another directory is temporary, and its key is removed with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
@@ -120,9 +121,10 @@ export async function openControlPlane(
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const { queue, reserveMib, clones } = openQueue(runtime, waitsForMemory);
   const version = await productVersion();
-  const snapshots = savesOf(runtime, { store, gate, encrypts });
   const { openVolumes, ...volumes } = volumesOf(options.volumes ?? store.volumes, encrypts);
   try {
+    const platforms = await openPlatforms(runtime, options.dataDir === undefined ? dataDir : null, store, log);
+    const snapshots = savesOf(runtime, { store, gate, encrypts, platforms });
     const control = await LocalControlPlane.open({
       clock: systemClock,
       log,
@@ -137,17 +139,7 @@ export async function openControlPlane(
         expectedMib: (mib) => clones.expectedMib(mib),
       },
       tracer: runtime.tracer,
-      describe: async () => ({
-        version,
-        vmm: driver.description,
-        vmmReason: runtime.vmmReason,
-        memorySharing: driver.memorySharing ?? 'none',
-        upstream: upstream.description,
-        models: await upstream.offered(),
-        memoryAvailableMib: Math.floor(availableMib()),
-        modelBudgets: options.modelBudgets?.() ?? [],
-        longTurns: runtime.metrics.turns.list(systemClock.wall()),
-      }),
+      describe: () => describeHost(runtime, version, options.modelBudgets?.() ?? []),
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),
       left: leftVms(runtime, options.lostAtMs ?? null, openVolumes),
@@ -157,6 +149,7 @@ export async function openControlPlane(
           sharers,
           openVolumes,
           ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
+          ...platforms.partsOf(source?.madeFrom),
           ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
         }),
       resolveImage: (...asked) => runtime.templateSource.resolveImage(...asked),
@@ -183,6 +176,7 @@ export async function openControlPlane(
       async [Symbol.asyncDispose]() {
         await guard?.close();
         await control.close();
+        platforms.close();
         await store.close();
       },
     };
@@ -190,6 +184,33 @@ export async function openControlPlane(
     await store.close();
     throw error;
   }
+}
+
+async function describeHost(
+  { driver, upstream, vmmReason, metrics }: Runtime,
+  version: string,
+  modelBudgets: readonly SharedBudget[],
+) {
+  return {
+    version,
+    vmm: driver.description,
+    vmmReason,
+    memorySharing: driver.memorySharing ?? 'none',
+    upstream: upstream.description,
+    models: await upstream.offered(),
+    memoryAvailableMib: Math.floor(availableMib()),
+    modelBudgets,
+    longTurns: metrics.turns.list(systemClock.wall()),
+  } as const;
+}
+
+/** @param dataDir `null`: the store is temporary */
+async function openPlatforms(runtime: Runtime, dataDir: string | null, store: Store, log: Log): Promise<Platforms> {
+  const platforms = await Platforms.open(dataDir && join(dataDir, 'platforms'), runtime.artifacts, log);
+  const { kept } = runtime;
+  const running = kept?.ids.flatMap((id) => kept.of(id)?.madeFrom ?? []) ?? [];
+  await platforms.collect([...running, ...(await store.snapshots.list())]);
+  return platforms;
 }
 
 function leftVms(runtime: Runtime, lostAtMs: number | null, openVolumes: VolumeTable['open']): LeftVms | undefined {
@@ -208,17 +229,16 @@ function leftVms(runtime: Runtime, lostAtMs: number | null, openVolumes: VolumeT
 
 function savesOf(
   runtime: Runtime,
-  { store, gate, encrypts }: { readonly store: Store; readonly gate: StartGate; readonly encrypts: boolean },
+  { gate, ...parts }: Pick<SnapshotManagerParts, 'store' | 'encrypts' | 'platforms'> & { readonly gate: StartGate },
 ): SnapshotManager {
   const { artifacts, driver } = runtime;
   return new SnapshotManager({
-    store,
+    ...parts,
     copies: copiesOf(runtime),
     kernelDigest: artifacts.kernelDigest,
     rootImageDigest: artifacts.rootImageDigest,
     machineOf: (size) => driver.machineOf?.(size) ?? 'none',
     ownerOf: (annotations) => gate.ownerOf(annotations),
-    encrypts,
   });
 }
 

@@ -23,7 +23,7 @@ import { VmmError } from '../../machine/vmm/errors.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
-import type { SandboxParts } from '../../sandbox/contract/parts.ts';
+import type { MadeFrom, SandboxParts } from '../../sandbox/contract/parts.ts';
 import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
 import type { VolumeTable } from '../../sandbox/store/volume-table.ts';
 import { Supervisor } from '../../sandbox/vm/supervisor.ts';
@@ -155,7 +155,7 @@ export class Runtime {
 
   /** Returns a supervisor that is not started. */
   supervise(spec: SandboxSpec, replace: Partial<SandboxParts> = {}): Supervisor {
-    const sandbox = new Supervisor(spec, { ...this.#sandboxParts(), ...replace });
+    const sandbox = new Supervisor(spec, { ...this.#sandboxParts(replace.madeFrom), ...replace });
     this.#sandboxes.add(sandbox);
     this.metrics.watch(sandbox);
     void sandbox.ended.then(() => {
@@ -278,20 +278,18 @@ export class Runtime {
     return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
 
-  readonly #keep = (dir: string, vm: KeptVm): void => {
-    const { kept, artifacts } = this.#parts;
-    const { kernelDigest, rootImageDigest } = artifacts;
-    if (kept !== null) writeKept(dir, vm, kept.keeper, { kernelDigest, rootImageDigest });
-  };
-
-  #sandboxParts(): SandboxParts {
+  #sandboxParts({ kernelDigest, rootImageDigest }: MadeFrom = this.artifacts): SandboxParts {
+    const { kept } = this.#parts;
+    const keep = (dir: string, vm: KeptVm): void => {
+      if (kept !== null) writeKept(dir, vm, kept.keeper, { kernelDigest, rootImageDigest });
+    };
     const log = this.#log;
     const config = this.#config;
     return {
       driver: this.driver,
       kernelPath: this.artifacts.kernelPath,
       rootImagePath: this.artifacts.rootImagePath,
-      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id, this.keepsVms ? this.#keep : undefined),
+      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id, this.keepsVms ? keep : undefined),
       makeOverlay: (target, sizeBytes) => createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
       makeMemory,
       allocateCid: () => this.#cids.allocate(),

@@ -125,6 +125,8 @@ export interface RamBase {
 
 /** Disks that a VM boots from instead of an empty one. */
 export interface DiskSource {
+  /** Kernel and system image of its VM. Default: this host's. */
+  readonly madeFrom?: MadeFrom;
   copyDisk(targetPath: string): Promise<void>;
   /** Links the environment's file to a new path. Omitted for the built-in system. */
   linkEnvironment?(targetPath: string): Promise<void>;
@@ -187,6 +189,13 @@ export interface MadeFrom {
   readonly rootImageDigest: string;
 }
 
+/** The kernels and system images that this host can start VMs with. */
+export interface PlatformTable {
+  has(digests: Partial<MadeFrom>): boolean;
+  /** Checks the files before a VM uses them. @throws SandboxError `snapshot_damaged` */
+  verify(madeFrom: MadeFrom): Promise<void>;
+}
+
 /** Volumes of one sandbox, locked until `close`. */
 export interface OpenVolumes {
   readonly disks: readonly VmVolume[];
@@ -194,7 +203,7 @@ export interface OpenVolumes {
 }
 
 export interface SandboxParts {
-  /** Set for a VM that was taken over: another version of this host may have booted it. Default: this host's. */
+  /** Set for a VM that another version of this host may have booted. Default: this host's. */
   readonly madeFrom?: MadeFrom;
   readonly driver: VmmDriver;
   /** Group that this VM may share RAM pages with; `null` for a private copy. Omitted if this process has one owner. */

@@ -10,7 +10,7 @@
 import type { ForkResult } from '../contract/control.ts';
 import type { StartSource } from '../contract/parts.ts';
 import type { ManagedSandbox } from './managed.ts';
-import type { ForkLease } from './snapshot-lease.ts';
+import type { ForkLease } from './start-source.ts';
 
 export interface ForkStart {
   readonly source: StartSource;

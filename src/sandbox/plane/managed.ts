@@ -27,7 +27,7 @@ import { isIn, type ManagedState, pausedToOf, type StateKind, StateMachine, type
 import { SandboxChanges } from './sandbox-changes.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
-import type { ForkLease, SaveExtent } from './snapshot-lease.ts';
+import type { ForkLease, SaveExtent } from './start-source.ts';
 
 export class ManagedSandbox {
   readonly id: string;

@@ -11,7 +11,7 @@ import { randomBytes } from 'node:crypto';
 import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
-import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { VmSnapshot } from '../../machine/vmm/driver.ts';
 import { SEAL_KEY_BYTES } from '../../sys/sealed-file.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
@@ -28,28 +28,23 @@ import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { Copies } from './copies.ts';
 import { type Destination, keyMissing, type ReadFiles, sealedDestination, unsealed } from './sealed-saves.ts';
-import type { ForkLease, OpenExtent, PauseLabel, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
+import { type FitParts, SnapshotFit } from './snapshot-fit.ts';
 import {
   annotationsOf,
   differenceOf,
-  foreign,
   isDiskOnly,
   machineSize,
   noSnapshot,
   requireNoVolumes,
-  requireOwn,
   savedSpec,
   snapshotSpec,
 } from './snapshot-row.ts';
+import type { ForkLease, OpenExtent, PauseLabel, SaveExtent, SnapshotLabel, SnapshotLease } from './start-source.ts';
 import { ramMapper, startSource } from './start-source.ts';
 
-export interface SnapshotManagerParts {
+export interface SnapshotManagerParts extends FitParts {
   readonly store: Store;
   readonly copies: Copies;
-  /** Digest of this host's current kernel. */
-  readonly kernelDigest: string;
-  readonly rootImageDigest: string;
-  machineOf(size: MachineSize): string;
   /** Default: one owner for all. */
   ownerOf?(annotations: SnapshotInfo['annotations']): string;
   /** Saves are encrypted, each with its owner's key. Default: they are plain. Either way both can be opened. */
@@ -58,9 +53,11 @@ export interface SnapshotManagerParts {
 
 export class SnapshotManager {
   readonly #parts: SnapshotManagerParts;
+  readonly #fit: SnapshotFit;
 
   constructor(parts: SnapshotManagerParts) {
     this.#parts = parts;
+    this.#fit = new SnapshotFit(parts);
   }
 
   /**
@@ -143,7 +140,7 @@ export class SnapshotManager {
    */
   async acquireForkSource(supervisor: Supervisor, onCopied: (lease: ForkLease) => void): Promise<void> {
     const { store, copies } = this.#parts;
-    requireOwn(supervisor.madeFrom, this.#parts);
+    const madeFrom = await this.#fit.platformOf(supervisor.madeFrom);
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
     let changes: GuestMemory | undefined;
@@ -195,7 +192,7 @@ export class SnapshotManager {
         const mapper =
           shared === undefined ? ramMapper(copies, paths.ram, own) : { mapMemory: async () => shared.open() };
         const reads = key && { ...copies, cloneDisk: (from: string, to: string) => copies.unsealNew(from, to, key) };
-        const source = startSource(copies, snapshot, paths, mapper, whole, reads);
+        const source = startSource(copies, snapshot, paths, mapper, whole, { reads, madeFrom });
         isHandedOver = true;
         onCopied({ source, release, [Symbol.asyncDispose]: release });
       });
@@ -218,7 +215,7 @@ export class SnapshotManager {
   ): Promise<SnapshotLease> {
     const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
-    if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
+    const madeFrom = await this.#fit.platformFor(row, extent);
     // A VM that boots from a disk loads nothing that could wait for the check.
     const isLoaded = extent === 'all' && row.stateSha256 !== null;
     const used = extent === 'files' ? 'disk' : extent;
@@ -239,7 +236,7 @@ export class SnapshotManager {
     const mapper = isCopied ? {} : ramMapper(copies, base, { digest: open.row.base, isBase });
     const paths = { ...read.paths, ...(base && { ram: base }) };
     const { row: opened, whole } = open;
-    const source = startSource(copies, snapshot, paths, mapper, whole, read.copies);
+    const source = startSource(copies, snapshot, paths, mapper, whole, { reads: read.copies, madeFrom });
     const release = async (): Promise<void> => {
       read.close();
       await open.release();
@@ -354,21 +351,7 @@ export class SnapshotManager {
   }
 
   isCurrent(row: SnapshotRow): boolean {
-    return this.#fits(row, 'all');
-  }
-
-  /** A disk is the upper layer over the root image; any kernel and VMM can boot from it. */
-  #fits(row: SnapshotRow, extent: OpenExtent): boolean {
-    const { kernelDigest, rootImageDigest } = this.#parts;
-    if (extent === 'files') return true;
-    if (row.rootImageDigest !== rootImageDigest) return false;
-    if (extent === 'disk' || isDiskOnly(row)) return true;
-    return row.machine === this.#machineFor(row) && row.kernelDigest === kernelDigest;
-  }
-
-  /** The machine that this host's VMM would make for the snapshot. */
-  #machineFor(row: SnapshotRow): string {
-    return this.#parts.machineOf(machineSize(snapshotSpec(row)));
+    return this.#fit.fits(row, 'all');
   }
 
   async remove(idOrName: string): Promise<void> {

@@ -4,7 +4,6 @@ import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
 import { environmentDisks } from '../contract/environment.ts';
 import { SandboxError } from '../contract/errors.ts';
-import type { MadeFrom } from '../contract/parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../contract/spec.ts';
 import { vmMemory } from '../memory/size.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
@@ -89,16 +88,4 @@ function vmmOf(machine: string): string | undefined {
 
 export function noSnapshot(idOrName: string): SandboxError {
   return new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
-}
-
-/**
- * Forks of a VM start with its kernel and image, which a VM that was taken over may have from another version.
- * @throws SandboxError `snapshot_foreign`
- */
-export function requireOwn(madeFrom: MadeFrom | undefined, ours: MadeFrom): void {
-  if (madeFrom === undefined) return;
-  if (madeFrom.kernelDigest === ours.kernelDigest && madeFrom.rootImageDigest === ours.rootImageDigest) return;
-  throw new SandboxError('snapshot_foreign', 'the sandbox runs with the kernel or image of another version', {
-    remedy: 'create a sandbox, which has those of this version',
-  });
 }
