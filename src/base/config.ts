@@ -17,6 +17,8 @@ export type MemoryShort = (typeof MEMORY_SHORT)[number];
 export const ON_STOP = ['pause', 'end'] as const;
 export type OnStop = (typeof ON_STOP)[number];
 
+export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
+
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
 
@@ -150,8 +152,13 @@ const VARIABLES = {
   OTEL_SERVICE_NAME: text('neurovisor'),
   /** Trace that this process is part of; an invalid value counts as none. */
   TRACEPARENT: text(),
-  NEUROVISOR_LOG: oneOf(['error', 'warn', 'info', 'debug'], 'warn'),
+  NEUROVISOR_LOG: oneOf(LOG_LEVELS, 'warn'),
 };
+
+export const VARIABLE_NAMES: readonly string[] = Object.keys(VARIABLES);
+
+/** @param name one of those; without a text its default. @throws Error that names the expected form */
+export const readVariable = (name: string, given?: string): string => VARIABLES[name as keyof typeof VARIABLES](given);
 
 type Values = { readonly [K in keyof typeof VARIABLES]: ReturnType<(typeof VARIABLES)[K]> };
 
@@ -208,7 +215,7 @@ export interface Config {
   readonly traces: TraceTarget | null;
   /** `traceparent` as given; `null` without one. */
   readonly traceparent: string | null;
-  readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
+  readonly logLevel: (typeof LOG_LEVELS)[number];
 }
 
 export interface CassetteChoice {

@@ -1,6 +1,6 @@
 /** The context of a command: streams, configuration, progress, signals. */
 import type { Readable, Writable } from 'node:stream';
-import type { Config } from '../base/config.ts';
+import { type Config, LOG_LEVELS } from '../base/config.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
@@ -22,8 +22,6 @@ export interface ProgressView {
 
 /** Time for a program to end after a signal, before it is killed or its sandbox removed. */
 export const SIGNAL_GRACE_MS = 3_000;
-
-const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 
 export class Cli {
   readonly stdin: CliStreams['stdin'];
@@ -178,9 +176,9 @@ export class Cli {
 }
 
 /** One line per message on stderr. */
-function lineLog(stream: Writable, level: (typeof LEVELS)[number]): Log {
-  const write = (at: (typeof LEVELS)[number]) => (message: string, fields?: LogFields) => {
-    if (LEVELS.indexOf(at) > LEVELS.indexOf(level)) return;
+function lineLog(stream: Writable, level: (typeof LOG_LEVELS)[number]): Log {
+  const write = (at: (typeof LOG_LEVELS)[number]) => (message: string, fields?: LogFields) => {
+    if (LOG_LEVELS.indexOf(at) > LOG_LEVELS.indexOf(level)) return;
     const details = Object.entries(fields ?? {}).map(([name, value]) => ` ${name}=${value}`);
     stream.write(`neurovisor ${at}: ${plain(`${message}${details.join('')}`)}\n`);
   };

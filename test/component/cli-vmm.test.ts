@@ -27,6 +27,14 @@ describe('--vmm', () => {
     expect(stderr).toContain('--vmm qemu');
     expect(readdirSync(home)).not.toContain('data');
   });
+  it('serve: reads it from neurovisor.toml', async () => {
+    writeFileSync(join(home, 'neurovisor.toml'), '# settings\nvmm = "firecracker"\n');
+    const { status, stderr } = await cli(['serve'], { env: env() }).result;
+    expect([status, stderr]).toEqual([125, expect.stringContaining('cannot use Firecracker: it is not installed')]);
+    writeFileSync(join(home, 'neurovisor.toml'), '# settings\nvmm = "xen"\n');
+    const wrong = await cli(['serve', '-o', 'json'], { env: env() }).result;
+    expect([wrong.status, wrong.stdout]).toEqual([2, expect.stringContaining('neurovisor.toml:2: vmm = ')]);
+  });
   it('rejects any other VMM', async () => {
     const run = cli(['run', '--vmm', 'xen', '-c', 'print(1)'], { env: env() });
     expect((await run.result).stderr).toContain('Allowed choices are auto, firecracker, qemu');

@@ -39,7 +39,7 @@ export const DEFINITIONS: readonly Definitions[] = [
   },
   {
     heading: SANDBOXES,
-    names: ['serve', 'host', 'top', 'pool'],
+    names: ['serve', 'host', 'top', 'pool', 'config'],
     load: async () => (await import('./daemon.ts')).addDaemon,
   },
   {

@@ -1,6 +1,6 @@
-/** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
+/** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`, `config`. */
 import { type Command, Option } from 'commander';
-import { MEMORY_SHARING, MEMORY_SHORT, ON_STOP } from '../../base/config.ts';
+import { LOG_LEVELS, MEMORY_SHARING, MEMORY_SHORT, ON_STOP } from '../../base/config.ts';
 import { CONTENT_MODES } from '../../base/text/content-mode.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
@@ -10,6 +10,7 @@ import { PACKAGES_MIN_AGE } from '../flags/package-fields.ts';
 import * as ranges from '../flags/ranges.ts';
 import { IMAGE, REQUIREMENTS, SIZE } from '../flags/sandbox-fields.ts';
 import { SORTS } from '../top/picture.ts';
+import { addConfig } from './config.ts';
 import { moreOptionsText, sortOptions } from './help.ts';
 import { type OutputFlags, perform, performAlone, performThere } from './perform.ts';
 import {
@@ -92,8 +93,19 @@ export function addDaemon(program: Command): void {
           '(default: pause)',
       ).choices(ON_STOP),
     )
-    .option('--pool <min[:max]>', 'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it', '1:4')
+    .option(
+      '--pool <min[:max]>',
+      'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it',
+      poolText,
+      '1:4',
+    )
     .optionsGroup('How it runs:')
+    .option('--config <file>', 'file with settings (default: neurovisor.toml in the home, if there is one)')
+    .addOption(
+      new Option('--log-level <level>', 'what the log shows: error, warn, info or debug (default: warn)').choices(
+        LOG_LEVELS,
+      ),
+    )
     .addOption(jailOption())
     .addOption(vmmOption())
     .addOption(output())
@@ -108,15 +120,18 @@ Examples:
   curl -H "X-API-Key: $(cat ~/.neurovisor/api-key)" http://127.0.0.1:7070/v1/host
 `,
     )
-    .action((flags: Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags) =>
-      performAlone(flags, async (cli) => {
+    .action(async () => {
+      const { applySettings } = await import('../flags/settings.ts');
+      await applySettings(serve, process.env);
+      const flags = serve.opts<Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags>();
+      await performAlone(flags, async (cli) => {
         const pool = ranges.pool(flags.pool);
         const { becomeDaemon } = await import('../daemon/become.ts');
         const release = await becomeDaemon(cli);
         const { serve: run } = await import('../commands/serve.ts');
         return await run(cli, { ...flags, pool }, release);
-      }),
-    );
+      });
+    });
 
   sortOptions(serve, [
     '--pool',
@@ -128,6 +143,7 @@ Examples:
     '--model',
     '--model-budget',
     '--audit-content',
+    '--config',
     '--jail',
     '--vmm',
     '--output',
@@ -246,4 +262,11 @@ Examples:
         async () => (await load()).checkPool({ min, max }, flags),
       ),
     );
+  addConfig(program, serve);
+}
+
+/** Read again with the rest. */
+function poolText(text: string): string {
+  ranges.pool(text);
+  return text;
 }
