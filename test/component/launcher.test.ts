@@ -121,7 +121,11 @@ describe('neurovisor serve', () => {
   /** What the daemon does at its first, second, … start; then it waits for a signal. */
   async function daemonDoes(...turns: string[]): Promise<void> {
     const main = `
-      import { appendFileSync, readFileSync } from 'node:fs';
+      import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+      if (process.argv[2] === 'config') {
+        appendFileSync('${dir}/checks', process.argv.slice(2).join(' ') + '\\n');
+        process.exit(existsSync('${dir}/faulty') ? 2 : 0);
+      }
       appendFileSync('${dir}/starts', process.env.NEUROVISOR_LAUNCHER + ' ' + process.ppid + ' ' + process.pid + '\\n');
       const turn = readFileSync('${dir}/starts', 'utf8').split('\\n').length - 2;
       for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(signal === 'SIGINT' ? 7 : 0));
@@ -144,9 +148,11 @@ describe('neurovisor serve', () => {
       .slice(0, -1)
       .map((line) => line.split(' '));
 
-  function serve(launcher?: string) {
+  const checks = async (): Promise<string> => await readFile(join(dir, 'checks'), 'utf8').catch(() => '');
+
+  function serve(launcher?: string, ...words: string[]) {
     const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
-    const child = spawn(join(dir, 'neurovisor'), ['serve'], {
+    const child = spawn(join(dir, 'neurovisor'), ['serve', ...words], {
       env: launcher === undefined ? env : { ...env, NEUROVISOR_LAUNCHER: launcher },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
@@ -188,6 +194,32 @@ describe('neurovisor serve', () => {
     await expect.poll(starts).toHaveLength(2);
     const [first, second] = await starts();
     expect([second?.[1], second?.[2] === first?.[2]]).toEqual([`${child.pid}`, false]);
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+  });
+
+  it('SIGHUP: with a fault in the settings, the daemon goes on; with them corrected, another starts', async () => {
+    await daemonDoes();
+    await writeFile(join(dir, 'faulty'), '');
+    const { child, ended, stderr } = serve(undefined, '--config', "it's mine");
+    await expect.poll(starts).toHaveLength(1);
+    child.kill('SIGHUP');
+    await expect.poll(stderr).toContain('not reloaded: the daemon goes on with its settings');
+    expect([await checks(), await ends()]).toEqual(["config check --config it's mine\n", []]);
+    expect(await starts()).toHaveLength(1);
+    await rm(join(dir, 'faulty'));
+    child.kill('SIGHUP');
+    await expect.poll(starts).toHaveLength(2);
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+  });
+
+  it('a fault in the settings after a crash: tries again until it is corrected, and ends no VM meanwhile', async () => {
+    await writeFile(join(dir, 'bin/sleep'), '#!/bin/sh\nexec /bin/sleep 0.1\n', { mode: 0o755 });
+    await daemonDoes(KILLED, 'process.exit(2)', 'process.exit(2)');
+    const { child, ended, stderr } = serve();
+    await expect.poll(starts).toHaveLength(4);
+    expect([stderr(), await ends()]).toEqual([expect.stringContaining('its sandboxes wait'), []]);
     child.kill('SIGTERM');
     expect(await ended).toEqual([0, null]);
   });
