@@ -1,4 +1,4 @@
-/** Unix stream sockets, non-blocking but for pairs, and descriptors that travel over them (unix(7)). */
+/** Unix sockets, non-blocking but for pairs: streams, descriptors that travel over them, single datagrams (unix(7)). */
 
 import { closeFd } from './fd.ts';
 import { check, lastErrno, libc, orNegativeErrno } from './libc.ts';
@@ -13,6 +13,9 @@ const cShutdown = libc.func('int shutdown(int fd, int how)');
 const cRecv = libc.func('intptr_t recv(int fd, uintptr_t at, size_t bytes, int flags)');
 const cRecvmsg = libc.func('intptr_t recvmsg(int fd, uintptr_t message, int flags)');
 const cSendmsg = libc.func('intptr_t sendmsg(int fd, uintptr_t message, int flags)');
+const cSendto = libc.func(
+  'intptr_t sendto(int fd, const void *data, size_t bytes, int flags, const void *address, uint32_t addressBytes)',
+);
 const cSetsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)');
 
 const cSocketpair = libc.func('int socketpair(int domain, int type, int protocol, _Out_ int *pair)');
@@ -21,6 +24,7 @@ const AF_UNIX = 1;
 const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
 const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
 const ACCEPT_NONBLOCK_CLOEXEC = 0o4000 | 0o2000000;
+const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_SNDBUFFORCE = 32;
@@ -30,7 +34,7 @@ const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const MSG_CTRUNC = 0x8;
 /** sun_path of struct sockaddr_un, with its final zero. */
-const UNIX_PATH_BYTES_MAX = 107;
+export const UNIX_PATH_BYTES_MAX = 107;
 
 /** Two connected stream sockets, blocking, closed on exec; the caller closes both. @throws SyscallError */
 export function socketPair(): [number, number] {
@@ -70,6 +74,20 @@ export function connectUnix(path: string): number {
 /** @returns a non-blocking fd or −errno (EAGAIN: no connection waits) */
 export function acceptUnix(fd: number): number {
   return orNegativeErrno(cAccept4(fd, 0, 0, ACCEPT_NONBLOCK_CLOEXEC));
+}
+
+/** @param path `@NAME`: in the abstract namespace. @returns bytes sent or −errno (EAGAIN: the queue is full) */
+export function sendDatagram(path: string, data: Uint8Array): number {
+  const fd = orNegativeErrno(cSocket(AF_UNIX, SOCK_DGRAM_NONBLOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  const address = unixAddress(path);
+  const isAbstract = path.startsWith('@');
+  if (isAbstract) address[2] = 0;
+  // Each zero that follows would be a part of an abstract name.
+  const bytes = isAbstract ? 2 + Buffer.byteLength(path) : address.length;
+  const sent = orNegativeErrno(cSendto(fd, data, data.length, MSG_NOSIGNAL, address, bytes));
+  closeFd(fd);
+  return sent;
 }
 
 /** Ends one direction; an error means that the peer is gone already. */

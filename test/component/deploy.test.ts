@@ -12,6 +12,7 @@ import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { addDaemon } from '../../src/cli/definitions/daemon.ts';
 import { type ListenFlags, listenChoice } from '../../src/cli/flags/listen-flags.ts';
+import { HUNG_MS } from '../../src/host/telemetry/loop-watch.ts';
 import { STARTS_MS_MAX } from '../../src/sandbox/plane/control-plane.ts';
 import { PAUSE_GRACE_MS } from '../../src/sandbox/plane/lifetime.ts';
 import { ROOT } from '../support/cli.ts';
@@ -187,6 +188,14 @@ describe('deploy/systemd', () => {
     expect(values('EnvironmentFile')).toEqual(['-/etc/default/neurovisor']);
     expect(values('User')).toEqual(['neurovisor']);
     expect(values('Delegate')).toEqual(['yes']);
+    // The daemon reports, and is not the main process.
+    expect([values('Type'), values('NotifyAccess')]).toEqual([['notify'], ['all']]);
+    expect(values('ExecReload')).toEqual([
+      '/opt/neurovisor/neurovisor config check $SERVE_OPTIONS',
+      'kill -HUP $MAINPID',
+    ]);
+    // A daemon that hangs is killed at most after twice that, and another one started.
+    expect(Number(values('WatchdogSec')[0]) * 1000).toBeGreaterThan(4 * HUNG_MS);
     // A stop pauses all sandboxes to disk.
     expect(Number(values('TimeoutStopSec')[0]) * 1000).toBeGreaterThan(STARTS_MS_MAX + PAUSE_GRACE_MS);
     expect(values('Environment')).toEqual([`NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`]);

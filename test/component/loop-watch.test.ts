@@ -70,3 +70,34 @@ it('LoopWatch: finds long turns and the code that took them, without a port, and
 it('LoopWatch: its end leaves no thread and no measurement behind', async () => {
   expect((await watchTurns('close')).later).toBe(0);
 });
+
+/** A process that is killed when its loop hangs for 500 ms. @param hang the code */
+async function watched(hang: string): Promise<{ signal: string | null; stderr: string }> {
+  const program = `${PROGRAM.slice(0, PROGRAM.indexOf('const turns'))}
+    new LoopWatch(new LongTurns(), systemClock, silentLog, 500);
+    await setTimeout(300);
+    ${hang}
+    await setTimeout(300);`;
+  return await new Promise((resolve) => {
+    const args = ['--input-type=module', '-e', program, pathToFileURL(join(ROOT)).href];
+    execFile(process.execPath, args, { timeout: 20_000 }, (error, _stdout, stderr) =>
+      resolve({ signal: error?.signal ?? null, stderr }),
+    );
+  });
+}
+
+it.each([
+  ['in JavaScript', 'for (;;);'],
+  ['in a system call', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);'],
+])('LoopWatch: kills a process that hangs %s', async (_where, hang) => {
+  const expected = { signal: 'SIGKILL', stderr: 'neurovisor error: the daemon hangs, and is killed\n' };
+  expect(await watched(hang)).toEqual(expected);
+});
+
+it('LoopWatch: a long turn, and a process that was stopped, are no hang', async () => {
+  const turn = 'for (const end = performance.now() + 200; performance.now() < end; );';
+  const stop = `const { spawn } = await import('node:child_process');
+    spawn('sh', ['-c', 'kill -STOP ' + process.pid + '; sleep 1.5; kill -CONT ' + process.pid]);
+    await setTimeout(1800);`;
+  expect(await watched(`${turn} ${stop}`)).toEqual({ signal: null, stderr: '' });
+});

@@ -7,6 +7,7 @@ import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
 import { type Daemon, type DaemonOptions, openDaemon } from '../../host/daemon/daemon.ts';
 import { launchedBy, stopAtHangUp } from '../../host/daemon/launched.ts';
+import { notifyManager } from '../../host/daemon/service-manager.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
@@ -15,6 +16,7 @@ import { defaultDomain, type ListenChoice, type ListenFlags, listenChoice, urlOf
 import { parseSharedBudget } from '../flags/model-budget.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/model-fields.ts';
+import { isHomeDaemonRunning } from '../library/daemon.ts';
 
 export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly pool: PoolLimits;
@@ -53,11 +55,17 @@ export interface ServeReport {
   readonly pool: PoolLimits;
 }
 
+export interface ServeParts {
+  /** Releases the daemon lock of the home. */
+  readonly release: () => void;
+  /** Sets what the watchdog of systemd asks. */
+  readonly watchHealth: (isHealthy: () => Promise<boolean>) => void;
+}
+
 /**
- * @param release releases the daemon lock of the home
  * @returns after a signal, once everything has stopped except what is paused to disk
  */
-export async function serve(cli: Cli, flags: ServeFlags, release: () => void): Promise<number> {
+export async function serve(cli: Cli, flags: ServeFlags, { release, watchHealth }: ServeParts): Promise<number> {
   cli.ignoreClosedOutput();
   try {
     const at = listenChoice(flags);
@@ -70,7 +78,10 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     if (at?.warning != null) cli.log.warn(at.warning);
     cli.progress.close();
     printReport(cli, reportOf(options, daemon, at), options.config.onStop);
+    watchHealth(() => isHomeDaemonRunning(cli.config));
+    notifyManager(cli.env, 'READY=1', `STATUS=${daemon.runtime.driver.description}`);
     await interrupted(cli);
+    notifyManager(cli.env, 'STOPPING=1', 'STATUS=stopping');
     stop?.();
     if (options.config.onStop === 'pause') await pauseAll(cli, daemon);
     if (!cli.json) cli.stderr.write(`${await farewell(daemon.control)}\n`);

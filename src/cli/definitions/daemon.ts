@@ -121,6 +121,9 @@ Examples:
 `,
     )
     .action(async () => {
+      // First: also a daemon that does not start shows that the launcher tries again.
+      const { beginWatchdog } = await import('../../host/daemon/service-manager.ts');
+      const watchHealth = beginWatchdog(process.env);
       const { applySettings } = await import('../flags/settings.ts');
       await applySettings(serve, process.env);
       const flags = serve.opts<Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags>();
@@ -129,7 +132,7 @@ Examples:
         const { becomeDaemon } = await import('../daemon/become.ts');
         const release = await becomeDaemon(cli);
         const { serve: run } = await import('../commands/serve.ts');
-        return await run(cli, { ...flags, pool }, release);
+        return await run(cli, { ...flags, pool }, { release, watchHealth });
       });
     });
 

@@ -4,6 +4,7 @@ import { inspect } from 'node:util';
 import { signalAtParentsEnd } from '../../sys/core-dump.ts';
 import { keeperOf } from '../runtime/kept-vms.ts';
 import type { DaemonOptions } from './daemon.ts';
+import { notifyReload } from './service-manager.ts';
 
 /**
  * What the launcher says that started this process; from now on they end together. Empty: there is none.
@@ -31,4 +32,7 @@ export function stopAtHangUp(): void {
   process.off('SIGHUP', handOver);
 }
 
-const handOver = (): void => void process.kill(process.pid, 'SIGKILL');
+const handOver = (): void => {
+  notifyReload(process.env);
+  process.kill(process.pid, 'SIGKILL');
+};

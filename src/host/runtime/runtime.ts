@@ -29,7 +29,7 @@ import type { VolumeTable } from '../../sandbox/store/volume-table.ts';
 import { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { fileIdentity } from '../../sys/fd.ts';
 import type { HostMetrics } from '../telemetry/host-metrics.ts';
-import { LoopWatch } from '../telemetry/loop-watch.ts';
+import { HUNG_MS, LoopWatch } from '../telemetry/loop-watch.ts';
 import { CidPool } from './cid.ts';
 import { composeParts, type Owners, type RuntimeOptions, type RuntimeParts } from './compose.ts';
 import type { Confinement } from './jail.ts';
@@ -231,7 +231,7 @@ export class Runtime {
 
   /** Measures the turns of the event loop from now on. Call once somebody is served: those of the start delay nobody. */
   watchLoop(): void {
-    const watch = new LoopWatch(this.metrics.turns, systemClock, this.#log);
+    const watch = new LoopWatch(this.metrics.turns, systemClock, this.#log, this.keepsVms ? HUNG_MS : undefined);
     this.#parts.cleanup.push('watch of the event loop', () => watch.close());
   }
 

@@ -6,7 +6,9 @@
  * of the code that runs: its stack is that code's, and takes about a millisecond. There is no debugger and no port. A
  * session that stays would make the process wait for it at its end.
  */
+import { writeSync } from 'node:fs';
 import { Session } from 'node:inspector/promises';
+import { setTimeout } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../../base/assert.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -30,15 +32,27 @@ const port = parentPort;
 // The wait for an answer of the inspector alone would not keep the thread alive.
 port.on('message', () => undefined);
 
-const { shared, lateMs } = workerData as WatchSetup;
+const { shared, lateMs, hungMs } = workerData as WatchSetup;
 const beats = new Int32Array(shared);
 let sampled: number | undefined;
+// Waits, not time: that also passes while this process is stopped (SIGSTOP).
+let waits = 0;
 for (;;) {
   const beat = Atomics.load(beats, 0);
   const isLate = Atomics.wait(beats, 0, beat, lateMs) === 'timed-out';
+  waits = isLate ? waits + 1 : 0;
+  if (waits * lateMs >= hungMs) {
+    // Not by `process.stderr`, which needs the main thread.
+    writeSync(2, 'neurovisor error: the daemon hangs, and is killed\n');
+    process.kill(process.pid, 'SIGKILL');
+  }
   if (!isLate || sampled === beat) continue;
   sampled = beat;
-  await sample().catch((error: unknown) => ignore(error, 'the turn has no place'));
+  const taken = sample().catch((error: unknown) => ignore(error, 'the turn has no place'));
+  // Code outside of JavaScript never answers.
+  await (hungMs === Number.POSITIVE_INFINITY
+    ? taken
+    : Promise.race([taken, setTimeout(hungMs, undefined, { ref: false })]));
 }
 
 async function sample(): Promise<void> {

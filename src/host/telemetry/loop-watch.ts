@@ -3,6 +3,7 @@
  *
  *     main thread: a timer beats every 40 ms ── late? its turn ─────────────► LongTurns
  *     a thread:    no beat for 50 ms ─► stack of the main thread ─► place ──► LongTurns
+ *                  none for long ─► SIGKILL, where another daemon takes the VMs over
  *
  * A turn that starts between two beats is measured up to 40 ms too short.
  */
@@ -23,14 +24,19 @@ export interface WatchSetup {
   /** One Int32: the number of beats. */
   readonly shared: SharedArrayBuffer;
   readonly lateMs: number;
+  /** Then the process is killed; infinite: never. */
+  readonly hungMs: number;
 }
+
+/** Longer than any turn, also on a machine that swaps. */
+export const HUNG_MS = 30_000;
 
 export class LoopWatch {
   readonly #timer: NodeJS.Timeout;
   readonly #worker: Worker;
 
-  /** @param clock the system's: samples have the same one */
-  constructor(turns: LongTurns, clock: Clock, log: Log) {
+  /** @param clock the system's: samples have the same one. @param hungMs then this process is killed; default: never */
+  constructor(turns: LongTurns, clock: Clock, log: Log, hungMs = Number.POSITIVE_INFINITY) {
     const shared = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
     const beats = new Int32Array(shared);
     let [lastMs, lastCpuMs] = [clock.now(), threadCpuMs()];
@@ -43,7 +49,7 @@ export class LoopWatch {
       Atomics.notify(beats, 0);
     }, BEAT_MS);
     this.#timer.unref();
-    const setup: WatchSetup = { shared, lateMs: TURN_MS_MAX };
+    const setup: WatchSetup = { shared, lateMs: TURN_MS_MAX, hungMs };
     this.#worker = new Worker(modulePath('./loop-watch-worker.ts', import.meta.url), {
       name: 'loop watch',
       workerData: setup,
