@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
 
 let dir: string;
@@ -66,3 +66,50 @@ it.each([[''], ['relative'], ['/no/such/socket'], [`/${'x'.repeat(200)}`]])(
     notifyManager({ NOTIFY_SOCKET: path }, 'READY=1');
   },
 );
+
+/** Passes a socket as systemd does to a program that listens at it. @returns what it prints */
+async function activated(port: string, variables: Record<string, string> = {}): Promise<string> {
+  const pass = `import os, socket, sys
+s = socket.create_server(('127.0.0.1', 0))
+if s.fileno() != 3: os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+port = str(s.getsockname()[1])
+env = {**os.environ, 'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1', 'PORT': port, **{k: v for k, v in (one.split('=') for one in sys.argv[3:])}}
+os.execve(sys.argv[1], [sys.argv[1], '--input-type=module', '-e', sys.argv[2]], env)`;
+  const code = `import { createServer } from 'node:http';
+    import { activatedSocket } from '${ROOT}/src/host/daemon/service-manager.ts';
+    import { listenAt } from '${ROOT}/src/api/rest/listener.ts';
+    const fd = activatedSocket(process.env);
+    const server = createServer((_, answer) => answer.end('hello'));
+    try {
+      if (fd === null) throw new Error('none');
+      await listenAt(server, { port: ${port}, fd });
+      console.log(await (await fetch('http://127.0.0.1:' + process.env.PORT)).text());
+    } catch (error) {
+      console.log(error.message);
+    }
+    process.exit();`;
+  const more = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
+  return (await promisify(execFile)('python3', ['-c', pass, process.execPath, code, ...more])).stdout.trim();
+}
+
+describe('activatedSocket', () => {
+  it.each([['Number(process.env.PORT)'], ['0']])(
+    'a server answers at the socket of a unit, for port %s',
+    async (port) => {
+      expect(await activated(port)).toBe('hello');
+    },
+  );
+
+  it('refuses a socket at another address than the settings', async () => {
+    expect(await activated('1')).toMatch(/^the inherited socket listens at 127\.0\.0\.1:\d+$/);
+    expect(await activated("0, host: '0.0.0.0'")).toMatch(/^the inherited socket listens at 127/);
+  });
+
+  it.each([[{ LISTEN_PID: '1' }], [{ LISTEN_PID: '' }], [{ LISTEN_FDS: '0' }]])(
+    'takes none that is not meant for it: %j',
+    async (variables) => {
+      expect(await activated('0', variables)).toBe('none');
+    },
+  );
+});

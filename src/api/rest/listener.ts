@@ -18,6 +18,8 @@ export type ListenAt =
       readonly host?: string | undefined;
       /** Default: no TLS. */
       readonly certificate?: Certificate | undefined;
+      /** A socket that already listens there; the server closes it. Default: none. */
+      readonly fd?: number | null;
     };
 
 /** PEM; the certificate with its chain. */
@@ -94,8 +96,11 @@ export async function checkPort(port: number, host: string): Promise<void> {
  */
 export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   if ('port' in at) {
-    const { port, host = LOOPBACK } = at;
-    await listening(server, whereOf(port, host), () => server.listen(port, host));
+    const { port, host = LOOPBACK, fd = null } = at;
+    await listening(server, whereOf(port, host), () =>
+      fd === null ? server.listen(port, host) : server.listen({ fd }),
+    );
+    if (fd !== null) requireAddress(server, port, host);
     return;
   }
   const { socketPath } = at;
@@ -115,6 +120,17 @@ export async function listenAt(server: Server, at: ListenAt): Promise<void> {
     }
   });
   chmodSync(socketPath, 0o600);
+}
+
+/** What was allowed for one address must not hold for another. @throws ApiError `listen_failed` */
+function requireAddress(server: Server, port: number, host: string): void {
+  const at = server.address();
+  const given = typeof at === 'object' && at !== null ? at : { address: 'a path', port: 0 };
+  if (given.address === host && (port === 0 || given.port === port)) return;
+  server.close();
+  throw new ApiError('listen_failed', `the inherited socket listens at ${whereOf(given.port, given.address)}`, {
+    remedy: `let its unit listen at ${whereOf(port, host)}, or set port and host to its address`,
+  });
 }
 
 export async function answersAt(socketPath: string): Promise<boolean> {

@@ -5,12 +5,13 @@ import type { JailMode, MemorySharing, MemoryShort, OnStop } from '../../base/co
 import { describeError } from '../../base/errors.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
-import { type Daemon, type DaemonOptions, openDaemon } from '../../host/daemon/daemon.ts';
+import { type Daemon, type DaemonOptions, openDaemon, type PortOptions } from '../../host/daemon/daemon.ts';
 import { launchedBy, stopAtHangUp } from '../../host/daemon/launched.ts';
-import { notifyManager } from '../../host/daemon/service-manager.ts';
+import { activatedSocket, notifyManager } from '../../host/daemon/service-manager.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
+import { UsageError } from '../failure.ts';
 import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
 import { defaultDomain, type ListenChoice, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { parseSharedBudget } from '../flags/model-budget.ts';
@@ -69,9 +70,13 @@ export async function serve(cli: Cli, flags: ServeFlags, { release, watchHealth 
   cli.ignoreClosedOutput();
   try {
     const at = listenChoice(flags);
-    if (at !== null) await checkPort(at.port, at.host);
+    const fd = activatedSocket(cli.env);
+    if (fd !== null && at === null) {
+      throw new UsageError('a socket unit passes a socket, and no port is set', 'set port (and host) to its address');
+    }
+    if (at !== null && fd === null) await checkPort(at.port, at.host);
     const certificate = at?.tls == null ? undefined : await readCertificate(at.tls);
-    const options = { ...daemonOptions(cli, flags, at, certificate), ...(await launchedBy(cli.env)) };
+    const options = { ...daemonOptions(cli, flags, at, { certificate, fd }), ...(await launchedBy(cli.env)) };
     await using daemon = await openDaemon(options, release);
     if (!daemon.keepsVms) stopAtHangUp();
     const stop = at === null ? undefined : renew(cli, at, certificate, daemon);
@@ -95,7 +100,7 @@ function daemonOptions(
   cli: Cli,
   flags: ServeFlags,
   at: ListenChoice | null,
-  certificate: Certificate | undefined,
+  door: Pick<PortOptions, 'certificate' | 'fd'>,
 ): DaemonOptions {
   const { config, log, cancelled: signal } = cli;
   const choice = modelChoice(flags.model, config);
@@ -119,7 +124,7 @@ function daemonOptions(
     modelCacheBytes: flags.modelCacheSize,
     pool: flags.pool,
     openMetrics: flags.openMetrics === true,
-    port: at === null ? null : { ...at, certificate, domainOf: (port) => at.domain ?? defaultDomain(at, port) },
+    port: at === null ? null : { ...at, ...door, domainOf: (port) => at.domain ?? defaultDomain(at, port) },
   };
 }
 

@@ -69,6 +69,8 @@ export interface PortOptions {
   /** An IP address. */
   readonly host: string;
   readonly certificate: Certificate | undefined;
+  /** A socket that already listens there; null: none. */
+  readonly fd: number | null;
   /** Names of this machine that requests may have in `Host`. */
   readonly names: readonly string[];
   /** @param port the bound port. @returns the domain of sandboxes' names */
@@ -362,8 +364,8 @@ async function e2bOf(
 
 async function bind(at: PortOptions | null, { api, setDomain }: Doors): Promise<Daemon['bound']> {
   if (at === null) return null;
-  const { host, certificate } = at;
-  const port = (await api.listen({ host, port: at.port, certificate })) ?? 0;
+  const { host, certificate, fd } = at;
+  const port = (await api.listen({ host, port: at.port, certificate, fd })) ?? 0;
   const domain = at.domainOf(port);
   setDomain(domain);
   return { port, domain };

@@ -1,10 +1,12 @@
 /**
- * What systemd is told about the daemon (sd_notify(3)), in a unit of `Type=notify` and `WatchdogSec=`. The unit's main
- * process is the launcher: `NotifyAccess=all`.
+ * systemd: what it is told about the daemon (sd_notify(3)), in a unit of `Type=notify` and `WatchdogSec=`, and the socket
+ * that it passes. The unit's main process is the launcher: `NotifyAccess=all`.
  */
 import { sendDatagram, UNIX_PATH_BYTES_MAX } from '../../sys/socket.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
+
+const FIRST_FD = 3;
 
 /** Seconds of a watchdog: from one to a day. */
 const WATCHDOG_US = { min: 1e6, max: 86_400e6 };
@@ -19,6 +21,16 @@ export function notifyManager(env: Environment, ...lines: readonly string[]): vo
 /** MONOTONIC_USEC ties the message to this reload. */
 export function notifyReload(env: Environment): void {
   notifyManager(env, 'RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`);
+}
+
+/**
+ * The listening socket that a socket unit passes (sd_listen_fds(3)), to this process or by its launcher, which keeps it
+ * open while one daemon follows another. Null: none.
+ */
+export function activatedSocket(env: Environment): number | null {
+  const { LISTEN_PID: pid, LISTEN_FDS: count, NEUROVISOR_LAUNCHER: launcher } = env;
+  const isMeant = pid === `${process.pid}` || (pid === `${process.ppid}` && pid === launcher);
+  return isMeant && count === '1' ? FIRST_FD : null;
 }
 
 /**
