@@ -54,8 +54,6 @@ const FILE_NAME = 'neurovisor.toml';
 const BYTES_MAX = 2 ** 20;
 /** `key =`, `key.part`, `[key]`, quoted or not. */
 const KEY_LINE = /^\s*(?:\[+\s*)?(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*[\].=]/;
-/** Each parses the text before. */
-const TRIES_MAX = 16;
 /** How `serve` is called, not what it does. */
 const NO_KEYS: readonly string[] = ['config', 'output'];
 /** Where the file is, what belongs to clients, and secrets. */
@@ -69,8 +67,7 @@ const RIVALS: readonly (readonly [string, string])[] = [
   ['record', 'replay'],
   ['models', 'upstream'],
 ];
-/** Files beside the options that name one; the rest are names in PATH unless they have a slash. */
-const FILES: readonly string[] = ['models'];
+/** Names in PATH unless they have a slash. */
 const PROGRAMS: readonly string[] = ['firecracker', 'jailer'];
 
 function variableOf(name: string): string {
@@ -185,30 +182,18 @@ function parseToml(text: string, path: string): object {
   }
 }
 
-/** The parser does not tell: the first line like the key's where no text or list is open. */
+/** The first line that begins with the key: the parser does not tell. No setting is a text of several lines. */
 function lineOf(text: string, name: string): number {
-  const lines = text.split('\n');
-  const like = [...lines.entries()].filter(([, line]) => {
+  const at = text.split('\n').findIndex((line) => {
     const [, double, single, bare] = KEY_LINE.exec(line) ?? [];
     return (double ?? single ?? bare) === name;
   });
-  const found = like.slice(0, TRIES_MAX).find(([index]) => isToml(lines.slice(0, index).join('\n')));
-  return (found?.[0] ?? 0) + 1;
-}
-
-function isToml(text: string): boolean {
-  try {
-    parse(text);
-    return true;
-  } catch {
-    return false;
-  }
+  return at < 0 ? 1 : at + 1;
 }
 
 /** @throws Error about the value */
 function readValue(key: Key, value: unknown, folder: string): Pick<Given, 'text' | 'value'> {
   const { name, option } = key;
-  const whole = (text: string): string => (isPath(key, text) ? resolve(folder, text) : text);
   if (option?.isBoolean() === true) {
     if (typeof value !== 'boolean') throw new UsageError(`${name}: expected true or false`);
     return { text: String(value), value };
@@ -224,8 +209,8 @@ function readValue(key: Key, value: unknown, folder: string): Pick<Given, 'text'
   if (typeof value !== 'string' && typeof value !== 'number') {
     throw new UsageError(`${name}: expected a text or a number`, `for example ${name} = "…"`);
   }
-  const text = whole(String(value));
-  if (text === '') throw new UsageError(`${name}: the text is empty`, 'omit the key');
+  if (value === '') throw new UsageError(`${name}: the text is empty`, 'omit the key');
+  const text = isPath(key, String(value)) ? resolve(folder, String(value)) : String(value);
   if (option?.parseArg === undefined) return { text: checked(key, text), value: text };
   return { text, value: option.parseArg(text, undefined) };
 }
@@ -238,9 +223,8 @@ function checked({ option, variable }: Key, text: string): string {
 /** Paths begin at the folder of the file, as in `models.toml`. */
 function isPath({ name, option }: Key, text: string): boolean {
   if (PROGRAMS.includes(name)) return text.includes('/');
-  return (
-    FILES.includes(name) || option?.flags.includes('<file>') === true || (name === 'model' && /\.gguf$/i.test(text))
-  );
+  if (name === 'model') return /\.gguf$/i.test(text);
+  return name === 'models' || option?.flags.includes('<file>') === true;
 }
 
 function errorText(error: unknown, name: string, value: unknown): string {

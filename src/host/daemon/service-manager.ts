@@ -1,6 +1,6 @@
 /**
- * systemd: what it is told about the daemon (sd_notify(3)), in a unit of `Type=notify` and `WatchdogSec=`, and the socket
- * that it passes. The unit's main process is the launcher: `NotifyAccess=all`.
+ * The daemon in a systemd unit: it reports its state (sd_notify(3)) for `Type=notify` and `WatchdogSec=`, and takes the
+ * socket of a socket unit. The unit's main process is the launcher, so the unit has `NotifyAccess=all`.
  */
 import { sendDatagram, UNIX_PATH_BYTES_MAX } from '../../sys/socket.ts';
 
