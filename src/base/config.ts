@@ -111,6 +111,8 @@ const VARIABLES = {
   NEUROVISOR_API_KEY: text(),
   /** PEM file of the certificate authorities accepted for that daemon; empty: those that Node.js trusts. */
   NEUROVISOR_CA: text(),
+  /** Seconds that commands and the library wait for the next daemon when theirs ends. `0`: not at all. */
+  NEUROVISOR_DAEMON_WAIT: matching(/^\d{1,5}$/, 'a number of seconds, 0 to 99999', '30'),
   /** Disk space of the container image cache, GiB. Beyond it, the least recently used files are removed. */
   NEUROVISOR_IMAGE_QUOTA_GIB: matching(/^[1-9]\d{0,5}$/, 'a whole number of GiB', '64'),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
@@ -200,6 +202,7 @@ export interface Config {
   readonly daemonContext: string | null;
   /** Path of a PEM file; `null`: the authorities that Node.js trusts. */
   readonly daemonCaFile: string | null;
+  readonly daemonWaitMs: number;
   readonly imageQuotaBytes: number;
   /** `null`: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
@@ -258,6 +261,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     daemonKey: values.NEUROVISOR_API_KEY || null,
     daemonContext: null,
     daemonCaFile: values.NEUROVISOR_CA || null,
+    daemonWaitMs: Number(values.NEUROVISOR_DAEMON_WAIT) * 1000,
     imageQuotaBytes: Number(values.NEUROVISOR_IMAGE_QUOTA_GIB) * GIB,
     networkPool: values.NEUROVISOR_NET_POOL || null,
     webhookHosts: listed(values.NEUROVISOR_WEBHOOK_HOSTS),

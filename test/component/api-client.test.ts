@@ -226,6 +226,43 @@ describe('RemoteControlPlane', () => {
     await expect.poll(() => last.get(removed)).toBe('ended');
   });
 
+  it('requests that may be repeated, and new tunnels, wait for the next daemon', async () => {
+    await using api = await startApi();
+    const losses: number[] = [];
+    const onLoss = (): void => void losses.push(1);
+    await using remote = await connectDaemon({ socketPath: api.socketPath, waitMs: 20_000, onLoss });
+    const { id } = await remote.create({});
+    for (const restart of [1, 2]) {
+      await api.server.close();
+      const waiting = Promise.all([remote.get(id), remote.update(id, {}), remote.openOperation(id)]);
+      await expect.poll(() => losses).toHaveLength(restart);
+      await using again = await createApiServer({ control: api.control, log: silentLog });
+      await again.listen({ socketPath: api.socketPath });
+      const [info, , tunnel] = await waiting;
+      expect(info).toMatchObject({ id, status: 'running' });
+      tunnel.destroy();
+    }
+    expect(losses).toHaveLength(2);
+  });
+
+  it('the end of the client, and an abort, end the wait for the next daemon', async () => {
+    await using api = await startApi();
+    const lost = Promise.withResolvers<void>();
+    const cancel = new AbortController();
+    const address = { socketPath: api.socketPath, waitMs: 20_000, onLoss: lost.resolve, cancelled: cancel.signal };
+    const remote = await connectDaemon(address);
+    const other = await connectDaemon({ ...address, onLoss: undefined, cancelled: undefined });
+    await api.server.close();
+    const waiting = [remote.list(), other.list()].map((list) =>
+      expect(list).rejects.toMatchObject({ code: 'cancelled' }),
+    );
+    await lost.promise;
+    cancel.abort();
+    await other[Symbol.asyncDispose]();
+    await Promise.all(waiting);
+    await remote[Symbol.asyncDispose]();
+  });
+
   it('connectDaemon: names the fault and the remedy', async () => {
     await using api = await startApi();
     const url = `http://127.0.0.1:${api.port}`;

@@ -76,7 +76,8 @@ export async function openDaemonHome(): Promise<DaemonHome & AsyncDisposable> {
   const upstream = await startMockUpstream();
   const daemons: DaemonProcess[] = [];
   // A command whose environment names a model server does not use a daemon's.
-  const env = { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' };
+  // Most tests that end a daemon want to see what its clients see then.
+  const env = { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '', NEUROVISOR_DAEMON_WAIT: '0' };
   const start = (flags: readonly string[], how: Readonly<Record<string, string>>): DaemonProcess => {
     const daemon = startDaemon(flags, { ...env, NEUROVISOR_UPSTREAM: upstream.target.baseUrl ?? '', ...how });
     daemons.push(daemon);

@@ -67,7 +67,7 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
     loads,
     events,
     // Only a command that starts its own sandbox would choose an upstream; none of these does.
-    env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
+    env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '', NEUROVISOR_DAEMON_WAIT: '0' },
     listenOnPort: async (certificate) => {
       const port = await server.listen({ port: 0, certificate });
       const base = certificate === undefined ? 'http://127.0.0.1' : 'https://localhost';

@@ -5,6 +5,7 @@ import type { ConnectionOptions } from 'node:tls';
 import type { SpanContext } from '../../base/trace/trace.ts';
 import type { DaemonPlace } from './connect-failure.ts';
 import { ClientError } from './errors.ts';
+import type { DaemonWait } from './next-daemon.ts';
 
 export type DaemonAddress = (
   | { readonly socketPath: string }
@@ -15,7 +16,7 @@ export type DaemonAddress = (
       /** PEM of the only authorities whose certificates are accepted. Default: those that Node.js trusts. */
       readonly ca?: string | undefined;
     }
-) & { readonly trace?: SpanContext | undefined };
+) & { readonly trace?: SpanContext | undefined } & DaemonWait;
 
 const IDLE_SOCKETS_MAX = 8;
 

@@ -12,6 +12,7 @@ import type { Answer } from './answers.ts';
 import { connectFailure } from './connect-failure.ts';
 import { type DaemonAddress, Dialer } from './dialer.ts';
 import { answerError, answerInvalid } from './errors.ts';
+import { NextDaemon } from './next-daemon.ts';
 
 export type { DaemonAddress } from './dialer.ts';
 
@@ -36,17 +37,28 @@ const LIMITS = {
 
 export class Transport {
   readonly #dialer: Dialer;
+  readonly #next: NextDaemon;
   readonly #headers: Readonly<Record<string, string>>;
 
   /** @throws ClientError `address_invalid` */
   constructor(address: DaemonAddress) {
     this.#dialer = new Dialer(address);
+    this.#next = new NextDaemon(address);
     const key = 'url' in address && address.apiKey !== undefined ? { 'x-api-key': address.apiKey } : {};
     this.#headers = { ...key, ...traceHeader(address.trace) };
   }
 
-  /** @throws ClientError; SandboxError as thrown by the daemon's control plane */
+  /**
+   * After the loss of the daemon: waits for the next one, if the request may be repeated.
+   * @throws ClientError; SandboxError as thrown by the daemon's control plane
+   */
   async call<T>(call: Call<T>): Promise<T> {
+    const { method, signal } = call;
+    const isIdempotent = method === 'GET' || method === 'PUT';
+    return await this.#next.retry(() => this.#callOnce(call), { isIdempotent, signal });
+  }
+
+  async #callOnce<T>(call: Call<T>): Promise<T> {
     const { undo } = call;
     if (undo === undefined) return this.#parse(call, await this.#send(call), call.signal);
     // An answer that has begun names what to undo, so it is read to its end.
@@ -97,15 +109,22 @@ export class Transport {
 
   /** Returns a text answer. @param path absolute, not below `/v1` */
   async text(path: string, signal?: AbortSignal): Promise<string> {
-    const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
-    const text = await this.#read(answer, signal);
-    const { statusCode: status = 0 } = answer;
-    if (status !== 200) throw answerError(status, parseJson(text));
-    return text;
+    const get = async (): Promise<string> => {
+      const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
+      const text = await this.#read(answer, signal);
+      const { statusCode: status = 0 } = answer;
+      if (status !== 200) throw answerError(status, parseJson(text));
+      return text;
+    };
+    return await this.#next.retry(get, { isIdempotent: true, signal });
   }
 
   /** Opens a new connection and upgrades it to raw bytes in both directions, with half-closes. */
   async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
+    return await this.#next.retry(() => this.#upgradeOnce(path, protocol, signal), { isIdempotent: true, signal });
+  }
+
+  async #upgradeOnce(path: string, protocol: string, signal: AbortSignal | undefined): Promise<Duplex> {
     const outgoing = this.#dialer.requestAlone({
       path: `/v1${path}`,
       headers: { ...this.#headers, connection: 'upgrade', upgrade: protocol },
@@ -113,6 +132,7 @@ export class Transport {
     });
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     outgoing.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
+      this.#next.onAnswer();
       socket.setNoDelay(true);
       if (head.length > 0) socket.unshift(head);
       resolve(socket);
@@ -129,6 +149,7 @@ export class Transport {
   }
 
   close(): void {
+    this.#next.close();
     this.#dialer.close();
   }
 
@@ -168,6 +189,7 @@ export class Transport {
         return await new Promise((resolve, reject) => {
           outgoing.once('response', (answer) => {
             stop?.();
+            this.#next.onAnswer();
             resolve(answer);
           });
           outgoing.on('error', reject);

@@ -5,9 +5,13 @@ import { type Daemon, openDaemonOnceReady } from '../library/daemon.ts';
 
 /** @throws ClientError `daemon_unreachable` at once if no daemon is starting, otherwise at the time limit */
 export async function reachDaemon(cli: Cli): Promise<Daemon> {
-  return await openDaemonOnceReady(cli.config, { signal: cli.cancelled, onWait: onWait(cli) });
+  return await openDaemonOnceReady(cli.config, { signal: cli.cancelled, onWait: onWait(cli), onLoss: onLoss(cli) });
 }
 
 export const onWait = (cli: Cli) => (): void => {
   if (!cli.json) cli.stderr.write('waiting for the daemon of this home to start or stop\n');
+};
+
+const onLoss = (cli: Cli) => (): void => {
+  if (!cli.json) cli.stderr.write('neurovisor: the daemon ended; waiting for the next one\n');
 };

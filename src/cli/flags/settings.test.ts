@@ -62,6 +62,7 @@ describe('keysOf', () => {
       'NEUROVISOR_URL',
       'NEUROVISOR_API_KEY',
       'NEUROVISOR_CA',
+      'NEUROVISOR_DAEMON_WAIT',
     ]);
     expect(new Set(names).size).toBe(names.length);
     expect(keys.find(({ name }) => name === 'allow_field')?.variable).toBe('NEUROVISOR_ALLOW_FIELDS');

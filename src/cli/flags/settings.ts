@@ -57,7 +57,7 @@ const KEY_LINE = /^\s*(?:\[+\s*)?(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*[\].=]/;
 /** How `serve` is called, not what it does. */
 const NO_KEYS: readonly string[] = ['config', 'output'];
 /** Where the file is, what belongs to clients, and secrets. */
-const NO_VARIABLES: readonly string[] = ['HOME', 'URL', 'API_KEY', 'CA', 'UPSTREAM_KEY'].map(variableOf);
+const NO_VARIABLES: readonly string[] = ['HOME', 'URL', 'API_KEY', 'CA', 'DAEMON_WAIT', 'UPSTREAM_KEY'].map(variableOf);
 /** Variables whose names are not those of their options. */
 const VARIABLES_OF: Readonly<Record<string, string>> = { allow_field: 'ALLOW_FIELDS', log_level: 'LOG' };
 /** Variables with values that are separated by commas. */

@@ -1,7 +1,7 @@
 /** Finds the daemon: at this home's socket, at NEUROVISOR_URL, or of the context. */
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import type { RemoteControlPlane } from '../../api/client/client.ts';
+import type { DaemonAddress, RemoteControlPlane } from '../../api/client/client.ts';
 import { type Clock, sleep, systemClock } from '../../base/clock.ts';
 import { type Config, ConfigError } from '../../base/config.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -16,16 +16,19 @@ const POLL_MS = 100;
 export type Daemon = RemoteControlPlane;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `certificate_invalid`; HomeError `run_dir_unsafe`; ConfigError */
-export async function openDaemon(config: Config): Promise<Daemon> {
+export async function openDaemon(
+  config: Config,
+  loss: Pick<DaemonAddress, 'onLoss' | 'cancelled'> = {},
+): Promise<Daemon> {
   // Loaded only here: sandboxes of this process need no client.
   const { connectDaemon } = await import('../../api/client/client.ts');
-  const { daemonUrl: url, daemonKey: apiKey, daemonCaFile: caFile } = config;
-  const trace = traceOf(config);
-  if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
+  const { daemonUrl: url, daemonKey: apiKey, daemonCaFile: caFile, daemonWaitMs: waitMs } = config;
+  const common = { trace: traceOf(config), waitMs, ...loss };
+  if (url === null) return await connectDaemon({ socketPath: socketPath(config), ...common });
   const isTls = url.startsWith('https:');
   const { daemonContext: context } = config;
   const ca = isTls && caFile !== null ? await authorities(caFile, context) : undefined;
-  const address = { url, trace, ca, ...(apiKey === null ? {} : { apiKey }) };
+  const address = { url, ca, ...common, ...(apiKey === null ? {} : { apiKey }) };
   if (context === null) return await connectDaemon(address);
   return await connectDaemon(address).catch(async (error: unknown) => {
     const { ClientError } = await import('../../api/client/errors.ts');
@@ -62,25 +65,31 @@ async function authorities(path: string, context: string | null): Promise<string
 /**
  * Waits for a daemon of this home that is starting.
  * @param options.onWait called once if it has to wait
+ * @param options.signal also ends what waits for the next daemon later, of which `onLoss` tells
  * @throws ClientError as `openDaemon`: at once if no daemon is starting, otherwise at the time limit
  */
 export async function openDaemonOnceReady(
   config: Config,
-  options: { readonly signal?: AbortSignal | undefined; readonly onWait?: () => void } = {},
+  options: {
+    readonly signal?: AbortSignal | undefined;
+    readonly onWait?: () => void;
+    readonly onLoss?: (() => void) | undefined;
+  } = {},
   clock: Clock = systemClock,
 ): Promise<Daemon> {
+  const { signal, onWait, onLoss } = options;
   const startedAtMs = clock.now();
   for (let isReported = false; ; isReported = true) {
     try {
-      return await openDaemon(config);
+      return await openDaemon(config, { onLoss, cancelled: signal });
     } catch (error) {
       if (errorCode(error) !== 'daemon_unreachable' || config.daemonUrl !== null) throw error;
       const { isDaemonLocked } = await import('../../host/runtime/daemon-lock.ts');
       if (!isDaemonLocked(resolveHome(config.home))) throw error;
       if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw await stillNotReady(error);
     }
-    if (!isReported) options.onWait?.();
-    await sleep(POLL_MS, options.signal);
+    if (!isReported) onWait?.();
+    await sleep(POLL_MS, signal);
   }
 }
 
@@ -104,14 +113,14 @@ export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   const { upstream, modelsFile, accelerator, vmm, gpu, jail } = config;
   if (modelsFile !== null) return null;
   if ([upstream, accelerator, vmm, gpu, jail].some((setting) => setting !== 'auto')) return null;
-  return await openDaemonIfRunning(config);
+  return await openDaemonIfRunning(config, config.daemonWaitMs);
 }
 
 /** The daemon at this home's socket; null: none answers. */
-export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
+export async function openDaemonIfRunning(config: Config, waitMs = 0): Promise<Daemon | null> {
   if (!(await isHomeDaemonRunning(config))) return null;
   const { remoteControlPlane } = await import('../../api/client/client.ts');
-  const address = { socketPath: socketPath(config), trace: traceOf(config) };
+  const address = { socketPath: socketPath(config), trace: traceOf(config), waitMs };
   return remoteControlPlane(address, systemClock);
 }
 

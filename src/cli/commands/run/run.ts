@@ -111,7 +111,8 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
     return await reachDaemon(cli);
   }
   const isAlone = alone !== null || (await isPulled(cli, flags));
-  return isAlone ? null : await openUsualDaemon(cli.config);
+  // Its session, and so its sandbox, ends with the daemon.
+  return isAlone ? null : await openUsualDaemon({ ...cli.config, daemonWaitMs: 0 });
 }
 
 /** The daemon would ask a model. */
