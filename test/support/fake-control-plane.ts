@@ -12,18 +12,20 @@ import type {
   GuestAccess,
   Pools,
   Snapshots,
+  StoredSecrets,
   Volumes,
 } from '../../src/sandbox/contract/control.ts';
 import { fakeGuestAccess } from './fake-guest-access.ts';
 import { fakePools } from './fake-pools.ts';
 import { type FakeOptions, FakeSandboxes } from './fake-sandboxes.ts';
+import { fakeSecrets } from './fake-secrets.ts';
 import { fakeSnapshots } from './fake-snapshots.ts';
 import { fakeVolumes } from './fake-volumes.ts';
 import { fakeWatch } from './fake-watch.ts';
 
 export type { FakeOptions } from './fake-sandboxes.ts';
 
-type Roles = FakeSandboxes & Snapshots & Volumes & Pools & GuestAccess & ReturnType<typeof fakeWatch>;
+type Roles = FakeSandboxes & Snapshots & Volumes & StoredSecrets & Pools & GuestAccess & ReturnType<typeof fakeWatch>;
 
 /** Each role is an object of its own, and acts on the same sandboxes. */
 const WithRoles = class extends FakeSandboxes {
@@ -33,6 +35,7 @@ const WithRoles = class extends FakeSandboxes {
       this,
       fakeSnapshots(this),
       fakeVolumes(this),
+      fakeSecrets(this),
       fakePools(this),
       fakeGuestAccess(this),
       fakeWatch(this),

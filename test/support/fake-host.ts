@@ -80,6 +80,7 @@ export interface FakeHostOptions {
   readonly pulls?: (image: string, mayLogIn: (host: string) => boolean) => void;
   /** Ids of VMs of a killed host that still run; each `adopt` starts a VM in its place. */
   readonly left?: readonly string[];
+  readonly onSecret?: (name: string) => Promise<void>;
   /** The descriptors that their VMMs have of volumes. Default: none. */
   readonly keptFile?: SameFile;
   /** What they were booted from, if not what this host has. */
@@ -320,6 +321,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
       store,
       log: { ...silentLog, warn: options.warn ?? silentLog.warn },
       volumes: this.#store.volumes,
+      storedSecrets: this.#store.secrets,
+      onSecret: options.onSecret,
       formatVolume: async (path, bytes) => {
         await script.step('overlay');
         await writeFile(path, '');

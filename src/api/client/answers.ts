@@ -19,6 +19,7 @@ import type {
   PoolInfo,
   SandboxInfo,
   SnapshotInfo,
+  StoredSecretInfo,
   VolumeInfo,
 } from '../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
@@ -84,6 +85,8 @@ export const sandboxInfo = named<SandboxInfo>('Sandbox');
 export const sandboxList = listOf<'sandboxes', SandboxInfo>('sandboxes', 'Sandbox');
 export const snapshotInfo = named<SnapshotInfo>('Snapshot');
 export const snapshotList = listOf<'snapshots', SnapshotInfo>('snapshots', 'Snapshot');
+export const storedSecret = named<StoredSecretInfo>('StoredSecret');
+export const storedSecretList = listOf<'secrets', StoredSecretInfo>('secrets', 'StoredSecret');
 export const volumeInfo = named<VolumeInfo>('Volume');
 export const volumeList = listOf<'volumes', VolumeInfo>('volumes', 'Volume');
 export const forkList = listOf<'forks', ForkResult>('forks', 'ForkResult');

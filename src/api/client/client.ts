@@ -11,7 +11,7 @@ import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/guest.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
-import type { ControlPlane, Pools, Snapshots, Volumes, Watch } from '../../sandbox/contract/control.ts';
+import type { ControlPlane, Pools, Snapshots, StoredSecrets, Volumes, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { Administration } from '../tenants/administration.ts';
 import * as answers from './answers.ts';
@@ -94,6 +94,7 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     ...sandboxes,
     ...remoteSnapshots(requests),
     ...remoteVolumes(requests),
+    ...remoteSecrets(requests),
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
@@ -164,6 +165,32 @@ function remoteVolumes({ transport, get, post }: Requests): Volumes {
     async removeVolume(name) {
       const path = `/volumes/${encodeURIComponent(name)}`;
       await transport.call({ method: 'DELETE', path, answer: answers.empty });
+    },
+  };
+}
+
+function remoteSecrets({ transport, get, post }: Requests): StoredSecrets {
+  const pathOf = (name: string): string => `/secrets/${encodeURIComponent(name)}`;
+  return {
+    secrets: {
+      async set({ name, value, replace = false }) {
+        if (!replace) return await post('/secrets', { name, value }, answers.storedSecret);
+        return await transport.call({
+          method: 'PUT',
+          path: pathOf(name),
+          body: { value },
+          answer: answers.storedSecret,
+        });
+      },
+
+      async list() {
+        return (await get('/secrets', answers.storedSecretList)).secrets;
+      },
+
+      async remove(name, force = false) {
+        const query = new URLSearchParams({ force: `${force}` });
+        await transport.call({ method: 'DELETE', path: pathOf(name), query, answer: answers.empty });
+      },
     },
   };
 }

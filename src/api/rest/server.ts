@@ -59,6 +59,7 @@ import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addSecretRoutes } from './routes/secrets.ts';
 import { addSessionRoute } from './routes/sessions.ts';
 import { addVolumeRoutes } from './routes/volumes.ts';
 import { describeApi } from './schema/openapi.ts';
@@ -360,6 +361,7 @@ function addRoutes(app: App, parts: AppParts): void {
   addSnapshotRoutes(app, parts);
   addPoolRoutes(app, parts);
   addVolumeRoutes(app, parts);
+  addSecretRoutes(app, parts);
   addGuestRoutes(app, parts);
   addEventRoutes(app, { ...parts, takeStream: () => slots.streams.take(tenant) });
   addTunnelRoutes(app);

@@ -23,7 +23,7 @@ import type { AuditRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
 import type { CreatedKey, KeyInfo, KeyStore } from './keys.ts';
 import { ModelBudgets } from './model-budgets.ts';
-import { checkTenantName, ownerName, ownerOf } from './owner.ts';
+import { checkTenantName, nameOnHost, ownerName, ownerOf } from './owner.ts';
 import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
 import type { TenantUse } from './usage.ts';
 
@@ -80,7 +80,7 @@ export type OwnedRemoval = Pick<TenantRemoval, 'endedSandboxes' | 'removedSnapsh
 /** What only a daemon knows of tenants. */
 export interface DaemonAccounts {
   useOf(tenant: string): Promise<TenantUse>;
-  /** Ends the tenant's sandboxes and removes its snapshots and volumes. */
+  /** Ends the tenant's sandboxes and removes its snapshots, volumes and stored secrets. */
   removeOwned(tenant: string): Promise<OwnedRemoval>;
   forgetBudget(tenant: string): void;
 }
@@ -89,7 +89,10 @@ const NOTHING_OWNED: OwnedRemoval = { endedSandboxes: 0, removedSnapshots: 0, re
 
 /** @throws SandboxError; what was removed before stays so */
 export async function removeOwned(
-  control: Pick<ControlPlane, 'list' | 'remove' | 'snapshots' | 'removeSnapshot' | 'volumes' | 'removeVolume'>,
+  control: Pick<
+    ControlPlane,
+    'list' | 'remove' | 'snapshots' | 'removeSnapshot' | 'volumes' | 'removeVolume' | 'secrets'
+  >,
   tenant: string,
 ): Promise<OwnedRemoval> {
   const sandboxes = (await control.list()).filter((one) => ownerOf(one) === tenant);
@@ -99,6 +102,8 @@ export async function removeOwned(
   for (const { id } of snapshots) await ifThere(control.removeSnapshot(id), 'not_found');
   const volumes = (await control.volumes()).filter((one) => ownerOf(one) === tenant);
   for (const { name } of volumes) await ifThere(control.removeVolume(name), 'not_found');
+  const secrets = (await control.secrets.list()).filter(({ name }) => name.startsWith(nameOnHost(tenant, '')));
+  for (const { name } of secrets) await ifThere(control.secrets.remove(name, true), 'not_found');
   return { endedSandboxes: sandboxes.length, removedSnapshots: snapshots.length, removedVolumes: volumes.length };
 }
 

@@ -1,3 +1,5 @@
+/** Stored secrets of one tenant. */
+export const SECRETS_MAX = 100;
 /** Volumes of one tenant. */
 export const VOLUMES_MAX = 256;
 

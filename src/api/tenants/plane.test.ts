@@ -14,7 +14,7 @@ async function drain(values: AsyncIterable<unknown>): Promise<void> {
 const CALLS: Record<
   Exclude<
     keyof ControlPlane,
-    'host' | 'create' | 'list' | 'snapshots' | 'createVolume' | 'volumes' | 'pools' | 'onChange'
+    'host' | 'create' | 'list' | 'snapshots' | 'createVolume' | 'volumes' | 'pools' | 'onChange' | 'secrets'
   >,
   (plane: ControlPlane, id: string, snapshot: string) => Promise<unknown>
 > = {

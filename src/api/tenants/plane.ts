@@ -19,6 +19,8 @@ import type {
   SandboxInfo,
   SnapshotInfo,
   Snapshots,
+  StoredSecretInfo,
+  StoredSecrets,
   VolumeInfo,
   Volumes,
   Watch,
@@ -34,7 +36,7 @@ import {
   checkUpdate,
   type PrivateRules,
 } from './ceiling.ts';
-import { VOLUMES_MAX } from './limits.ts';
+import { SECRETS_MAX, VOLUMES_MAX } from './limits.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import { type Ceiling, UNSET_CEILING } from './settings.ts';
 import type { StorageNeed, StorageQuota } from './storage-quota.ts';
@@ -57,6 +59,7 @@ export function tenantPlane(control: ControlPlane, tenant: string, settings: Ten
     ...ownSandboxes(control, own),
     ...ownSnapshots(control, own),
     ...ownVolumes(control, own),
+    secrets: ownSecrets(control, own),
     ...operatorsPools(),
     ...ownGuests(control, own),
     ...ownWatch(control, own),
@@ -72,7 +75,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
       await own.willStart(request.diskMib ?? DEFAULTS.diskMib);
-      const named = { ...own.onHost(request), ...(await own.mounts(request)) };
+      const named = { ...own.onHost(request), ...(await own.mounts(request)), ...own.secrets(request) };
       return shown(await control.create({ ...request, ...named, ...source, annotations }, signal));
     },
 
@@ -84,7 +87,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       checkUpdate(change, own.asker());
       const { annotations } = change;
       const kept = annotations && { annotations: withOwner(annotations, own.tenant) };
-      return shown(await control.update(id, { ...change, ...kept }));
+      return shown(await control.update(id, { ...change, ...own.secrets(change), ...kept }));
     },
 
     async remove(id) {
@@ -158,6 +161,29 @@ function ownVolumes(control: Volumes, own: OwnWorld): Volumes {
 
     async removeVolume(name) {
       await control.removeVolume((await own.volume(name)).name);
+    },
+  };
+}
+
+function ownSecrets({ secrets }: StoredSecrets, own: OwnWorld): StoredSecrets['secrets'] {
+  const prefix = nameOnHost(own.tenant, '');
+  const named = (info: StoredSecretInfo) => ({ ...info, name: info.name.slice(prefix.length) });
+  const list = async () => (await secrets.list()).filter(({ name }) => name.startsWith(prefix)).map(named);
+  return {
+    list,
+
+    async set(secret) {
+      const all = await list();
+      if (all.length >= SECRETS_MAX && all.every(({ name }) => name !== secret.name)) {
+        throw new SandboxError('forbidden', `there are ${SECRETS_MAX} stored secrets, the maximum for this key`, {
+          remedy: 'remove one: neurovisor secret rm',
+        });
+      }
+      return named(await secrets.set({ ...secret, name: prefix + own.secretName(secret.name) }));
+    },
+
+    async remove(name, force) {
+      await secrets.remove(prefix + own.secretName(name), force);
     },
   };
 }
@@ -310,6 +336,19 @@ class OwnWorld {
     return { volumes: await Promise.all(named) };
   }
 
+  /** With the names of stored secrets on the host. */
+  secrets({ secrets }: Pick<CreateRequest, 'secrets'>): Pick<CreateRequest, 'secrets'> {
+    if (secrets === undefined) return {};
+    const onHost = (stored: string) => ({ stored: nameOnHost(this.tenant, this.secretName(stored)) });
+    return { secrets: secrets.map((one) => ({ ...one, ...(one.stored === undefined ? {} : onHost(one.stored)) })) };
+  }
+
+  /** @throws SandboxError `not_found` for another tenant's, as the operator writes it */
+  secretName(name: string): string {
+    if (!name.includes('/')) return name;
+    throw new SandboxError('not_found', `there is no secret ${name}`, { remedy: 'neurovisor secret ls' });
+  }
+
   async saved<T>(save: () => Promise<T>, need: StorageNeed = {}): Promise<T> {
     const { storage } = this.#settings;
     return storage === undefined ? await save() : await storage.save(this.tenant, save, need);
@@ -349,6 +388,9 @@ const shown = (info: SandboxInfo): SandboxInfo => ({
   ...info,
   name: ownName(info),
   volumes: info.volumes.map((mount) => ({ ...mount, name: mount.name.replace(/^.*\//, '') })),
+  secrets: info.secrets.map(({ stored, ...rest }) =>
+    stored === undefined ? rest : { ...rest, stored: stored.replace(/^.*\//, '') },
+  ),
 });
 
 function noSandbox(id: string): SandboxError {

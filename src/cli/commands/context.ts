@@ -29,7 +29,7 @@ export async function login(cli: Cli, url: string, { name: named, ca }: LoginFla
   const name = checkName(named ?? hostname);
   const isBare = protocol === 'http:' && !LOOPBACK.test(hostname);
   if (isBare && !cli.json) cli.stderr.write('warning: http:// sends the key as plain text; use https:// if you can\n');
-  const key = checkKey((await readKey(cli)).trim());
+  const key = checkKey((await readHidden(cli, 'API key: ', KEY_BYTES_MAX)).trim());
   const context = { url, key, caFile: ca === undefined ? null : resolve(ca) };
   await using _accepted = await openDaemon(configOf(cli.config, name, context));
   const { saved } = contextsOf(cli);
@@ -40,19 +40,19 @@ export async function login(cli: Cli, url: string, { name: named, ca }: LoginFla
 }
 
 /** From a pipe, or from the terminal without showing it. */
-async function readKey(cli: Cli): Promise<string> {
+export async function readHidden(cli: Cli, question: string, bytesMax: number): Promise<string> {
   if (!hasQuestions(cli)) {
     let text = '';
     for await (const chunk of cli.stdin) {
       text += String(chunk);
-      if (text.length > KEY_BYTES_MAX) break;
+      if (text.length > bytesMax) break;
     }
     return text;
   }
   const output = new Writable({ write: (_chunk, _encoding, done) => done() });
   const lines = createInterface({ input: cli.stdin, output, terminal: true });
   lines.on('SIGINT', () => process.kill(process.pid, 'SIGINT'));
-  cli.stderr.write('API key: ');
+  cli.stderr.write(question);
   try {
     const closed = new Promise<string>((done) => lines.once('close', () => done('')));
     return await Promise.race([lines.question('', { signal: cli.cancelled }), closed]);

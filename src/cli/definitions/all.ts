@@ -26,6 +26,7 @@ export const DEFINITIONS: readonly Definitions[] = [
     names: ['ls', 'rm', 'pause', 'resume', 'snapshot', 'fork'],
     load: async () => (await import('./sandbox.ts')).addSandbox,
   },
+  { heading: SANDBOXES, names: ['secret'], load: async () => (await import('./secret.ts')).addSecret },
   { heading: SANDBOXES, names: ['volume'], load: async () => (await import('./volume.ts')).addVolume },
   {
     heading: SANDBOXES,

@@ -115,7 +115,8 @@ Network limits:
   NAME=SIZE          total bytes with one name (*.NAME: all names below it) on ports 80 and 443
 
 Secrets:
-  --secret NAME@api.example.com            the value of NAME in this environment
+  --secret NAME@api.example.com            the value of NAME in this environment, or else
+                                           the stored secret (neurovisor secret)
   --secret NAME@a.example,b.example        the same, for several hosts
   --secret NAME@api.example.com=FILE       the content of a file
   --secret NAME@api.example.com:header=X-My-Key,query=key

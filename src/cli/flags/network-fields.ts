@@ -44,7 +44,7 @@ export const networkTexts = (byDefault = ''): readonly OptionText[] => [
   },
   {
     flags: '--secret <NAME@host>',
-    help: 'let the guest use the value of variable NAME at this host, without seeing it; NAME@host:PLACE restricts where (repeatable)',
+    help: 'let the guest use the value of variable or stored secret NAME at this host, without seeing it; NAME@host:PLACE restricts where (repeatable)',
     isRepeatable: true,
   },
 ];

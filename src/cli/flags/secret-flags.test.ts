@@ -19,6 +19,9 @@ describe('parseSecrets', () => {
     expect(both).toMatchObject([{ hosts: ['c.example:443', 'd.example'], places: [{ in: 'header', name: 'X-A' }] }]);
     rmSync(folder, { recursive: true });
   });
+  it('without a value, names the stored secret', () => {
+    expect(parseSecrets(['OTHER@a.example'], env)).toEqual([{ name: 'OTHER', hosts: ['a.example'], stored: 'OTHER' }]);
+  });
   it('reads the places of a secret', () => {
     const [secret] = parseSecrets(['API_KEY@a.example:header=Authorization,query=key'], env);
     expect(secret?.hosts).toEqual(['a.example']);
@@ -37,7 +40,6 @@ describe('parseSecrets', () => {
     'API_KEY=sk-live-1',
     '@a.example',
     'API_KEY@',
-    'OTHER@a.example',
     'API_KEY@a.example=/no/such/file',
   ])('rejects %j with the syntax, and never prints a value', (text) => {
     expect(() => parseSecrets([text], env)).toThrow(

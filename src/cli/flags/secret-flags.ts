@@ -6,7 +6,7 @@ import type { SecretOptions } from '../../sandbox/contract/secrets.ts';
 import { UsageError } from '../failure.ts';
 
 const HOW =
-  'use --secret NAME@api.example.com with NAME set in the environment, or --secret NAME@host=FILE; for a place other than the credential fields, --secret NAME@host:header=FIELD or NAME@host:query=PARAMETER';
+  'use --secret NAME@api.example.com with NAME set in the environment or stored (neurovisor secret create NAME), or --secret NAME@host=FILE; for a place other than the credential fields, --secret NAME@host:header=FIELD or NAME@host:query=PARAMETER';
 const HOST = '[^=,:]+(?::\\d+)?';
 const PLACE = '(?:header|query)=[^=,]+';
 const SECRET = new RegExp(
@@ -15,6 +15,8 @@ const SECRET = new RegExp(
 );
 
 /**
+ * Without a value, the secret is the stored one of its name.
+ *
  * Values come from the environment or from files, never from the command line, which other users can read.
  * @throws UsageError that never contains a value
  */
@@ -32,9 +34,13 @@ export function parseSecrets(
       throw new UsageError(`--secret ${name} is given twice`, `use --secret ${name}@a.example,b.example`);
     }
     const value = file === undefined ? hostEnv[name] : contentOf(name, file);
-    if (value === undefined) throw new UsageError(`--secret ${name}: variable is not set in this environment`, HOW);
     const where = places === undefined ? {} : { places: places.split(',').map(placeOf) };
-    secrets.set(name, { name, hosts: hosts.split(','), ...where, value });
+    secrets.set(name, {
+      name,
+      hosts: hosts.split(','),
+      ...where,
+      ...(value === undefined ? { stored: name } : { value }),
+    });
   }
   return [...secrets.values()];
 }

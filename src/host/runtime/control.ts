@@ -27,6 +27,7 @@ import { type GuardedHost, MemoryGuard } from '../../sandbox/plane/memory-guard.
 import { SnapshotManager, type SnapshotManagerParts } from '../../sandbox/plane/snapshot-manager.ts';
 import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
+import type { SecretTable } from '../../sandbox/store/secret-table.ts';
 import { openStore, type Store } from '../../sandbox/store/store.ts';
 import type { VolumeTable } from '../../sandbox/store/volume-table.ts';
 import { linkOrCopy } from '../../sys/link-or-copy.ts';
@@ -99,6 +100,8 @@ export interface ControlPlaneOptions {
   readonly lostAtMs?: number | null | undefined;
   /** Default: those of the store. */
   readonly volumes?: Volumes | undefined;
+  /** Default: those of the store. */
+  readonly secrets?: Secrets | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
   readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
 }
@@ -121,6 +124,8 @@ export async function openControlPlane(
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const { queue, reserveMib, clones } = openQueue(runtime, waitsForMemory);
   const version = await productVersion();
+  const storedSecrets = options.secrets ?? store.secrets;
+  runtime.network.storedValue = (name) => translateStoreErrors(storedSecrets.value(name));
   const { openVolumes, ...volumes } = volumesOf(options.volumes ?? store.volumes, encrypts);
   try {
     const platforms = await openPlatforms(runtime, options.dataDir === undefined ? dataDir : null, store, log);
@@ -131,6 +136,8 @@ export async function openControlPlane(
       store,
       snapshots,
       ...volumes,
+      storedSecrets,
+      onSecret: (name) => runtime.network.refreshSecret(name),
       queue,
       accelerator: driver.accelerator,
       gate,
@@ -316,9 +323,9 @@ export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Pro
     const { dir, remove } = await makeWorkspace(runtime.home.runDir, newSandboxId());
     cleanup.push('store of the run', remove);
     const dataDir = join(dir, 'data');
-    const volumes = homeVolumes(runtime.home, log);
-    cleanup.push('volumes of the home', () => volumes.close());
-    const opened = await openControlPlane(runtime, log, { dataDir, volumes, waitsForMemory: false });
+    const { close, ...kept } = homeTables(runtime.home, log);
+    cleanup.push('store of the home', close);
+    const opened = await openControlPlane(runtime, log, { dataDir, ...kept, waitsForMemory: false });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     return { ...opened, [Symbol.asyncDispose]: () => cleanup.run() };
   } catch (error) {
@@ -329,18 +336,31 @@ export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Pro
 
 type Volumes = Pick<VolumeTable, 'create' | 'list' | 'remove' | 'open'>;
 
-/** Opens the store at the first use: few runs have volumes. */
-function homeVolumes({ dir }: Home, log: Log): Volumes & { close(): Promise<void> } {
+type Secrets = Pick<SecretTable, 'set' | 'list' | 'value' | 'remove'>;
+
+/** Opens the store at the first use: few runs have volumes or stored secrets. */
+function homeTables(
+  { dir }: Home,
+  log: Log,
+): { readonly volumes: Volumes; readonly secrets: Secrets; close(): Promise<void> } {
   let opening: Promise<Store> | undefined;
-  const table = async (): Promise<VolumeTable> => {
+  const store = (): Promise<Store> => {
     opening ??= openStore({ dir: join(dir, 'data'), keyPath: join(dir, 'data.key'), clock: systemClock, log });
-    return (await opening).volumes;
+    return opening;
   };
   return {
-    create: async (...asked) => (await table()).create(...asked),
-    list: async () => (await table()).list(),
-    remove: async (name) => (await table()).remove(name),
-    open: async (...asked) => (await table()).open(...asked),
+    volumes: {
+      create: async (...asked) => (await store()).volumes.create(...asked),
+      list: async () => (await store()).volumes.list(),
+      remove: async (name) => (await store()).volumes.remove(name),
+      open: async (...asked) => (await store()).volumes.open(...asked),
+    },
+    secrets: {
+      set: async (...asked) => (await store()).secrets.set(...asked),
+      list: async () => (await store()).secrets.list(),
+      value: async (name) => (await store()).secrets.value(name),
+      remove: async (name) => (await store()).secrets.remove(name),
+    },
     close: async () => (await opening)?.close(),
   };
 }

@@ -104,6 +104,48 @@ describe('Network: rules by path', () => {
   });
 });
 
+describe('Network: stored secrets', () => {
+  const stored = {
+    name: 'KEY',
+    stored: 'acme/KEY',
+    hosts: ['a.example'],
+    places: [],
+    placeholder: 'NV_1',
+    value: null,
+  };
+  const valueIn = (secrets: EgressSecrets | undefined) =>
+    secrets?.secrets.map(({ value, isMissing }) => (isMissing ? null : value.reveal()));
+
+  it('lease, refreshSecret: a lease gets the current value, until the secret is removed or the lease released', async () => {
+    const { network, requests, given } = world();
+    let value: string | null = 'first-0123456789';
+    network.storedValue = async (name) => (name === 'acme/KEY' && value !== null ? new SecretValue(value) : null);
+    const lease = await network.lease(ID, list(), { secrets: [stored] });
+    expect(valueIn(requests[0]?.secrets)).toEqual(['first-0123456789']);
+    value = 'second-0123456789';
+    await network.refreshSecret('other/KEY');
+    await network.refreshSecret('acme/KEY');
+    value = null;
+    await network.refreshSecret('acme/KEY');
+    await lease.release();
+    await network.refreshSecret('acme/KEY');
+    expect(given.map(valueIn)).toEqual([['second-0123456789'], [null]]);
+  });
+  it('lease: a value that is replaced while the lease is opened reaches it', async () => {
+    const { network, given } = world();
+    let value = 'first-0123456789';
+    network.storedValue = async () => {
+      const read = new SecretValue(value);
+      const isFirst = value === 'first-0123456789';
+      value = 'second-0123456789';
+      if (isFirst) await network.refreshSecret('acme/KEY');
+      return read;
+    };
+    await network.lease(ID, list(), { secrets: [stored] });
+    expect(given.map(valueIn).at(-1)).toEqual(['second-0123456789']);
+  });
+});
+
 describe('parseEgress', () => {
   it('limits by name need the mode allowlist', () => {
     const limits = { destinations: [{ name: 'a.example', bytesMax: 1 }] };

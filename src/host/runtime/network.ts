@@ -2,8 +2,9 @@
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';
 import { CodedError, remedyOf } from '../../base/errors.ts';
-import { awaitOr } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { SecretValue } from '../../base/request/secret-value.ts';
 import { cidr } from '../../egress/net/addresses/addresses.ts';
 import { NetError } from '../../egress/net/errors.ts';
 import type { HostNetwork, NetworkLease } from '../../egress/net/lease/lease.ts';
@@ -18,6 +19,7 @@ import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { NetworkOptions, NetworkSpec } from '../../sandbox/contract/network-spec.ts';
 import type { CardLease, GuestTrust, LeaseSecrets } from '../../sandbox/contract/parts.ts';
 import { requireValues, type SandboxSecret } from '../../sandbox/contract/secrets.ts';
+import type { StoredSecretValue } from '../../sandbox/contract/stored-secrets.ts';
 import { writeNoCore } from '../../sys/core-dump.ts';
 
 export interface NetworkParts {
@@ -32,6 +34,12 @@ export interface NetworkParts {
 export class Network {
   readonly #parts: NetworkParts;
   #opened: Promise<HostNetwork> | undefined;
+  /** Changes with each stored secret, also while a lease is being opened. */
+  #version = 0;
+  /** Each gives one lease the current values of its stored secrets. */
+  readonly #refreshes = new Set<(name: string) => Promise<void>>();
+  /** Set once the store is open. Default: none is stored. */
+  storedValue: StoredSecretValue = async () => null;
 
   constructor(parts: NetworkParts) {
     this.#parts = parts;
@@ -57,12 +65,28 @@ export class Network {
     let trust = await trustFor(isNeeded, authority);
     const network = await this.open();
     let current = secrets;
-    const given = egressSecrets(secrets, trust);
-    const lease = await orUnavailable(network.lease({ ...wanted, sandboxId, secrets: given }));
+    const version = this.#version;
+    const given = async () => egressSecrets(await this.#withStored(current), trust);
+    const lease = await orUnavailable(network.lease({ ...wanted, sandboxId, secrets: await given() }));
+    let isReleased = false;
+    let changes = Promise.resolve();
+    // In order: an older value must not replace a newer one.
+    const setSecrets = (): Promise<void> => {
+      const result = changes.then(async () => orUnavailable(lease.setSecrets(await given())));
+      changes = result.catch((error: unknown) => ignore(error, 'the caller has it'));
+      return result;
+    };
+    const refresh = async (name: string): Promise<void> => {
+      if (!current.some(({ stored }) => stored === name)) return;
+      await setSecrets().catch((error: unknown) => {
+        if (!isReleased) throw error;
+      });
+    };
+    this.#refreshes.add(refresh);
+    if (version !== this.#version) await setSecrets();
     const watchCard = (): (() => void) => this.#parts.watchCard?.(sandboxId, lease.interfaceName) ?? (() => undefined);
     const beforeRelease = this.#parts.watchLease?.(lease);
     let stopWatching = watchCard();
-    let isReleased = false;
     return {
       get trust() {
         return trust;
@@ -71,7 +95,7 @@ export class Network {
         requireValues(sandboxId, changed);
         trust = await trustFor(changed.length > 0, trust?.authority ?? authority);
         current = changed;
-        await orUnavailable(lease.setSecrets(egressSecrets(changed, trust)));
+        await setSecrets();
       },
       tapFd: lease.tapFd,
       guest: lease.guest,
@@ -90,7 +114,7 @@ export class Network {
       setPolicy: async (policy, limits) => {
         if (trust === undefined && needsAnyDecryption(policy)) {
           trust = await trustFor(true, authority);
-          await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
+          await setSecrets();
         }
         await orUnavailable(lease.setPolicy(policy, limits));
       },
@@ -107,11 +131,27 @@ export class Network {
       gatewayUse: () => lease.gatewayUse(),
       release: async () => {
         isReleased = true;
+        this.#refreshes.delete(refresh);
         stopWatching();
         await beforeRelease?.();
         await lease.release();
       },
     };
+  }
+
+  /** Gives the current value of a stored secret to the sandboxes that use it. */
+  async refreshSecret(name: string): Promise<void> {
+    this.#version += 1;
+    await Promise.all([...this.#refreshes].map((refresh) => refresh(name)));
+  }
+
+  async #withStored(secrets: readonly SandboxSecret[]): Promise<readonly (SandboxSecret & { isMissing?: boolean })[]> {
+    const found = secrets.map(async (secret) => {
+      if (secret.stored === undefined) return secret;
+      const value = await this.storedValue(secret.stored);
+      return value === null ? { ...secret, value: new SecretValue(''), isMissing: true } : { ...secret, value };
+    });
+    return await Promise.all(found);
   }
 
   /** Call after the sandboxes have ended. Idempotent. */

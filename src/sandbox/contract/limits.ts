@@ -100,6 +100,9 @@ export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0
 export const TEMPLATE_NAME = NAME;
 export const VOLUME_NAME = NAME;
 export const VOLUME_REFERENCE = SNAPSHOT_REFERENCE;
+/** A stored secret's name as the operator writes it: `TENANT/NAME` for a tenant's. */
+export const STORED_SECRET_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[A-Za-z_][A-Za-z0-9_]{0,63}$/;
+export const STORED_SECRET_FAULT = 'expected 1 to 64 letters, digits or "_", the first no digit';
 /** Names of sandboxes, as Docker's of containers. */
 export const SANDBOX_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$/;
 export const SANDBOX_NAME_FAULT =

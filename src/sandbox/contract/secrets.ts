@@ -28,10 +28,14 @@ export interface SandboxSecret {
   readonly places: readonly SecretPlace[];
   /** Stands for the value in the guest. Survives changes of the value, pauses and forks, since programs may hold it. */
   readonly placeholder: string;
+  /** Name on the host of the stored secret, which is looked up at each use; `value` is `null`. */
+  readonly stored?: string | undefined;
   /** `null` if unknown here, because another process owned the sandbox. */
   readonly value: SecretValue | null;
 }
 
+/** Values of any length may follow. */
+const STORED_PLACEHOLDER_CHARACTERS = 40;
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const HOST = /^(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
 /** A name that could be parsed as an address. */
@@ -48,16 +52,18 @@ export function makeSecrets(
   const options = parse(secretsSchema, given, 'secrets');
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
-  return options.map(({ name, hosts, places = [], value }) => {
+  return options.map(({ name, hosts, places = [], value, stored }) => {
     check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is not a variable name`);
-    checkValue(name, value);
+    check((value === undefined) !== (stored === undefined), name, 'expected either a value or a stored secret');
+    if (value !== undefined) checkValue(name, value);
     const known = before.find((one) => one.sets === undefined && one.name === name);
     return {
       name,
       hosts: makeHosts(name, hosts),
       places: makePlaces(name, places),
-      placeholder: known?.placeholder ?? newPlaceholder(value.length),
-      value: new SecretValue(value),
+      placeholder: known?.placeholder ?? newPlaceholder(value?.length ?? STORED_PLACEHOLDER_CHARACTERS),
+      ...(stored === undefined ? {} : { stored }),
+      value: value === undefined ? null : new SecretValue(value),
     };
   });
 }
@@ -75,7 +81,7 @@ export function withValues(
 
 /** @throws SandboxError `secrets_missing`; without values the placeholders would be sent */
 export function requireValues(id: string, secrets: readonly SandboxSecret[]): void {
-  const missing = secrets.filter(({ value }) => value === null);
+  const missing = secrets.filter(({ value, stored }) => value === null && stored === undefined);
   const [first] = missing;
   if (first === undefined) return;
   const names = [...new Set(missing.map(({ name }) => name))].join(', ');
@@ -94,12 +100,13 @@ function secretText({ name, hosts, places }: SandboxSecret): string {
 }
 
 export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretInfo[] {
-  return secrets.map(({ name, sets, hosts, places, value }) => ({
+  return secrets.map(({ name, sets, hosts, places, value, stored }) => ({
     name,
     ...(sets === undefined ? {} : { sets }),
     hosts,
     places,
-    held: value !== null,
+    ...(stored === undefined ? {} : { stored }),
+    held: stored !== undefined || value !== null,
   }));
 }
 
@@ -137,7 +144,8 @@ function makePlaces(name: string, places: readonly SecretPlace[]): readonly Secr
   return places.filter(isNew).map(({ in: kind, name: text }) => ({ in: kind, name: text }));
 }
 
-function checkValue(name: string, value: string): void {
+/** @throws SandboxError `spec_invalid`; the message never contains the value */
+export function checkValue(name: string, value: string): void {
   const { min, max } = RANGES.secretCharacters;
   check(
     value.length >= min && value.length <= max,

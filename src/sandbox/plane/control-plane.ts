@@ -50,6 +50,7 @@ import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { openGate } from '../start/start-gate.ts';
 import { Starter } from '../start/starter.ts';
+import { PlaneSecrets, type PlaneSecretsParts } from '../start/stored-secrets.ts';
 import type { Store } from '../store/store.ts';
 import type { VolumeTable } from '../store/volume-table.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
@@ -69,7 +70,7 @@ import { checkChange } from './sandbox-update.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';
 import { requireNoVolumes } from './snapshot-row.ts';
 
-export interface ControlParts extends CreatorParts {
+export interface ControlParts extends CreatorParts, PlaneSecretsParts {
   readonly store: Store;
   readonly snapshots: SnapshotManager;
   readonly volumes: Pick<VolumeTable, 'create' | 'list' | 'remove'>;
@@ -107,6 +108,7 @@ export class LocalControlPlane implements ControlPlane {
   readonly #tracer: Tracer;
   readonly #memoryPolicy: MemoryPolicy;
   readonly #rescues: RescueVms;
+  readonly secrets: PlaneSecrets;
   /** The newest events of all sandboxes. */
   readonly recentEvents = new RecentEvents();
   readonly #startedAtMs: number;
@@ -117,6 +119,7 @@ export class LocalControlPlane implements ControlPlane {
 
   private constructor(parts: ControlParts) {
     this.#parts = parts;
+    this.secrets = new PlaneSecrets(parts, () => this.list());
     this.#startedAtMs = Math.round(parts.clock.wall());
     this.#starter = new Starter(parts);
     this.#rows = new SandboxRows(parts);
@@ -162,6 +165,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    await this.secrets.require(request.secrets);
     return await this.#named(request.name, () => this.#creator.create(request, signal));
   }
 
@@ -193,6 +197,7 @@ export class LocalControlPlane implements ControlPlane {
 
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#directory.find(id);
+    await this.secrets.require(change.secrets);
     const update = checkChange(change, sandbox.spec, this.#parts.parseEgress);
     await translateStoreErrors(sandbox.changes.update(update));
     const { budget } = update.policy.models ?? {};

@@ -117,6 +117,16 @@ export const MIGRATIONS: readonly Migration[] = [
         PRIMARY KEY (sandboxId, name)
       ) STRICT, WITHOUT ROWID;
     `),
+  // Sandboxes name them in their requests.
+  (db) =>
+    db.exec(`
+      CREATE TABLE secrets (
+        name TEXT PRIMARY KEY NOT NULL,
+        valueJson TEXT NOT NULL CHECK (json_valid(valueJson)),
+        createdAtMs INTEGER NOT NULL,
+        updatedAtMs INTEGER NOT NULL
+      ) STRICT, WITHOUT ROWID;
+    `),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

@@ -39,6 +39,7 @@ import { RecentBases } from './recent-bases.ts';
 import { keepReserve } from './reserve.ts';
 import { type SandboxTable, sandboxTable, sealPlainRows } from './sandbox-table.ts';
 import { openSealing } from './sealing.ts';
+import { SecretTable } from './secret-table.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
 import { VolumeTable } from './volume-table.ts';
 import { WholeFiles } from './whole-files.ts';
@@ -61,6 +62,7 @@ export interface Store extends AsyncDisposable {
   readonly sandboxes: SandboxTable;
   readonly snapshots: SnapshotTable;
   readonly volumes: VolumeTable;
+  readonly secrets: SecretTable;
   /** Of saves that are encrypted; in the directory `<keyPath>s`. */
   readonly keys: OwnerKeys;
   /** Removes unneeded files, never used ones; `openStore` and each removal do it, too. */
@@ -97,6 +99,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     sandboxes: sandboxTable(parts),
     snapshots: snapshotTable(parts),
     volumes: new VolumeTable(parts),
+    secrets: new SecretTable(parts),
     keys: new OwnerKeys(ownerKeysDir(keyPath), parts.sealing),
     collect,
     close,

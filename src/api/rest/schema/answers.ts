@@ -10,6 +10,7 @@ import type {
   LongTurn,
   PoolInfo,
   SnapshotInfo,
+  StoredSecretInfo,
   VolumeInfo,
 } from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
@@ -68,6 +69,16 @@ export const volumeInfo: z.ZodType<VolumeInfo> = z
   })
   .meta({ id: 'Volume' });
 export const volumeList = z.object({ volumes: z.array(volumeInfo) }).meta({ id: 'VolumeList' });
+
+export const storedSecretInfo: z.ZodType<StoredSecretInfo> = z
+  .object({
+    name: z.string(),
+    createdAtMs: wallMs,
+    updatedAtMs: wallMs.describe('When the value was last replaced.'),
+    sandboxes: z.array(z.string()).describe('Sandboxes that use it, also paused ones.'),
+  })
+  .meta({ id: 'StoredSecret' });
+export const storedSecretList = z.object({ secrets: z.array(storedSecretInfo) }).meta({ id: 'StoredSecretList' });
 
 const forkResult: z.ZodType<ForkResult> = z
   .discriminatedUnion('ok', [

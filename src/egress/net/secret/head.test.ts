@@ -27,6 +27,11 @@ function sent(target: string, fields: readonly string[], secrets?: EgressSecret[
 }
 
 describe('fillHead: the places of a secret', () => {
+  it('refuses the placeholder of a removed secret, and passes other requests', () => {
+    const removed = { ...secret(), isMissing: true };
+    expect(sent('/', [`Authorization: Bearer ${MARK}`], [removed])).toBe('secret_missing');
+    expect(sent('/', ['Authorization: Bearer other'], [removed])).toContain('Bearer other');
+  });
   it.each([
     [`Authorization: Bearer ${MARK}`, `Authorization: Bearer ${VALUE}`],
     [`authorization:${MARK}`, `authorization: ${VALUE}`],

@@ -21,7 +21,10 @@ import type { EgressSecret } from './secret.ts';
 
 export type PlacementProblem =
   /** A placeholder where its secret is not inserted, or not alone there. */
-  'secret_misplaced' | 'credential_beside_secret';
+  | 'secret_misplaced'
+  | 'credential_beside_secret'
+  /** Its stored secret was removed. */
+  | 'secret_missing';
 
 export interface FilledHead {
   readonly ok: true;
@@ -91,6 +94,11 @@ function judge(parts: readonly Part[], ofHost: readonly EgressSecret[]): Refused
   const refuse = (reason: PlacementProblem, why: string): RefusedHead => {
     return { ok: false, reason, why, names };
   };
+  const missing = parts.flatMap(({ found }) => found).find(({ isMissing }) => isMissing === true);
+  if (missing !== undefined) {
+    const remedy = 'the owner of the sandbox can store it again: neurovisor secret create';
+    return refuse('secret_missing', `the stored secret of ${missing.name} was removed; ${remedy}`);
+  }
   const wrong = parts.find(({ problem }) => problem !== undefined);
   if (wrong !== undefined) return refuse('secret_misplaced', problemText(wrong));
   const filled = parts.filter(({ found }) => found.length > 0);

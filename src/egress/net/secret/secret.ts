@@ -30,6 +30,8 @@ export interface EgressSecret {
   readonly placeholder: string;
   /** Visible ASCII. */
   readonly value: SecretValue;
+  /** There is no value any more: requests with the placeholder are refused. */
+  readonly isMissing?: boolean | undefined;
 }
 
 /** The gateway's input for filling in secrets, or judging requests by method and path. */
@@ -108,7 +110,8 @@ export function hidesAny(ofHost: readonly EgressSecret[]): boolean {
   return ofHost.some((secret) => textsOf(secret).length > 0);
 }
 
-function textsOf({ sets, value }: EgressSecret): readonly string[] {
+function textsOf({ sets, value, isMissing }: EgressSecret): readonly string[] {
+  if (isMissing === true) return [];
   return sets === undefined ? [value.reveal()] : hiddenTexts(sets, value.reveal());
 }
 

@@ -4,7 +4,7 @@ import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../../base/request/secret-place.ts';
 import type { DestinationLimit } from '../../../egress/net/policy/destination-budgets.ts';
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
-import { list, type ReadOnly, text, whole } from './values.ts';
+import { list, type ReadOnly, storedSecret, text, whole } from './values.ts';
 
 export const networkMode = z
   .enum(['none', 'allowlist', 'open'])
@@ -74,7 +74,10 @@ const secret = z
       .describe(
         'Where requests may have the value. If omitted or empty: in the usual credential fields, such as Authorization and X-Api-Key.',
       ),
-    value: text(RANGES.secretCharacters.max).describe('Visible ASCII. Kept in memory only and never returned.'),
+    value: text(RANGES.secretCharacters.max)
+      .optional()
+      .describe('Visible ASCII. Kept in memory only and never returned. Omit it for a stored secret.'),
+    stored: storedSecret.optional().describe('Name of the stored secret whose current value requests get.'),
   })
   .meta({ id: 'Secret' });
 export const secrets = list(secret, REQUEST_LIMITS.secretsMax);

@@ -73,6 +73,7 @@ const secretInfo = z
       .describe('The header field that the gateway sets; absent: the guest has a placeholder.'),
     hosts: z.array(z.string()),
     places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
+    stored: z.string().optional().describe('The stored secret; absent: the sandbox has a value of its own.'),
     held: z.boolean().describe('False: the value must be given again.'),
   })
   .meta({ id: 'SecretInfo' });

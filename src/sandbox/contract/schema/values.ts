@@ -18,6 +18,8 @@ import {
   SANDBOX_REFERENCE,
   SNAPSHOT_NAME,
   SNAPSHOT_REFERENCE,
+  STORED_SECRET_FAULT,
+  STORED_SECRET_REFERENCE,
   TEMPLATE_NAME,
 } from '../limits.ts';
 
@@ -156,6 +158,11 @@ export const volumeReference = z
   .string()
   .regex(SNAPSHOT_REFERENCE, nameError)
   .describe('Name of a volume; for the operator, a tenant’s is `TENANT/NAME`.');
+/** As the host keeps it. */
+export const storedSecret = z
+  .string()
+  .regex(STORED_SECRET_REFERENCE, { error: STORED_SECRET_FAULT })
+  .describe('Name of a stored secret; for the operator, a tenant’s is `TENANT/NAME`.');
 export const templateName = z.string().regex(TEMPLATE_NAME, nameError).describe('Name of a template.');
 
 export const metadata = record(
