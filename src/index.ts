@@ -73,6 +73,7 @@ import type { SecretOptions } from './sandbox/contract/secrets.ts';
 export { Cassette, type CassetteReport } from './cli/library/cassette.ts';
 export * from './cli/library/errors.ts';
 export * from './cli/library/home.ts';
+export { type StoredSecretInfo, secrets } from './cli/library/secrets.ts';
 export type * from './cli/library/types.ts';
 export { type VolumeInfo, volumes } from './cli/library/volumes.ts';
 

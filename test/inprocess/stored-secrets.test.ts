@@ -1,13 +1,14 @@
 /** Secrets that outlive sandboxes: who may name, replace and remove one. No VMs, but the store and the REST server. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
 import { removeOwned } from '../../src/api/tenants/administration.ts';
 import { SECRETS_MAX } from '../../src/api/tenants/limits.ts';
 import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { secrets } from '../../src/cli/library/secrets.ts';
 import { FakeHost } from '../support/fake-host.ts';
 
 const VALUE = 'sk-live-0123456789abcdef';
@@ -128,10 +129,16 @@ it('REST: a client stores, lists, replaces and removes secrets; no response and 
       expect.stringContaining('1 to 64 letters'),
       expect.stringContaining('is used by'),
     ]);
+    vi.stubEnv('NEUROVISOR_API_KEY', 'k');
+    const daemon = `http://127.0.0.1:${port}` as const;
+    expect(await secrets.create('OTHER', VALUE, { daemon })).toMatchObject({ name: 'OTHER' });
+    expect(await secrets.list({ daemon })).toHaveLength(2);
+    await secrets.remove('OTHER', { daemon });
     await client.secrets.remove('KEY', true);
     expect(await client.secrets.list()).toEqual([]);
     expect(JSON.stringify([answers, lines])).not.toMatch(/sk-(?:live|next)/);
   } finally {
+    vi.unstubAllEnvs();
     await server.close();
   }
 });

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
-import { RANGES } from '../../sandbox/contract/limits.ts';
+import { RANGES, STORED_SECRET_FAULT, STORED_SECRET_REFERENCE } from '../../sandbox/contract/limits.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { coarse, table } from '../output/table.ts';
@@ -14,6 +14,11 @@ export interface SecretFlags {
   readonly fromEnv?: string;
   readonly fromFile?: string;
   readonly replace?: boolean;
+}
+
+/** @throws UsageError */
+export function checkSecret(name: string): void {
+  if (!STORED_SECRET_REFERENCE.test(name)) throw new UsageError(`name of a secret: ${STORED_SECRET_FAULT}`);
 }
 
 export async function secretCreate(cli: Cli, control: ControlPlane, name: string, flags: SecretFlags): Promise<number> {

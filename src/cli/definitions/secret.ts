@@ -36,7 +36,11 @@ Examples:
     .option('--replace', 'replace the value of an existing secret; running sandboxes use it from their next request')
     .addOption(output())
     .action((name: string, flags: SecretFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => (await secrets()).secretCreate(cli, control, name, flags)),
+      performThere(
+        flags,
+        async (cli, control) => (await secrets()).secretCreate(cli, control, name, flags),
+        async () => (await secrets()).checkSecret(name),
+      ),
     );
   listCommand(secret)
     .summary('list secrets')

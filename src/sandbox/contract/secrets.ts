@@ -162,5 +162,5 @@ function shown(text: string): string {
 }
 
 function check(ok: boolean, field: string, why: string): asserts ok {
-  if (!ok) throw new SandboxError('spec_invalid', `sandbox option secrets: ${field}: ${why}`);
+  if (!ok) throw new SandboxError('spec_invalid', field === 'secrets' ? `secrets: ${why}` : `secret ${field}: ${why}`);
 }

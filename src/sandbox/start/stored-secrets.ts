@@ -1,6 +1,5 @@
 /** Stored secrets, with the sandboxes that use them. */
 import { SecretValue } from '../../base/request/secret-value.ts';
-import { check } from '../contract/checks.ts';
 import type { SandboxInfo } from '../contract/control.ts';
 import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import { STORED_SECRET_FAULT, STORED_SECRET_REFERENCE } from '../contract/limits.ts';
@@ -31,7 +30,9 @@ export class PlaneSecrets implements SecretStore {
   }
 
   async set({ name, value, replace = false }: NewSecret): Promise<StoredSecretInfo> {
-    check(STORED_SECRET_REFERENCE.test(name), 'name', STORED_SECRET_FAULT);
+    if (!STORED_SECRET_REFERENCE.test(name)) {
+      throw new SandboxError('spec_invalid', `name of a secret: ${STORED_SECRET_FAULT}`);
+    }
     checkValue(name, value);
     const row = await translateStoreErrors(this.#parts.storedSecrets.set(name, new SecretValue(value), replace));
     await this.#parts.onSecret?.(name);
