@@ -13,7 +13,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { addDaemon } from '../../src/cli/definitions/daemon.ts';
 import { type ListenFlags, listenChoice } from '../../src/cli/flags/listen-flags.ts';
 import { HUNG_MS } from '../../src/host/telemetry/loop-watch.ts';
-import { STARTS_MS_MAX } from '../../src/sandbox/plane/control-plane.ts';
+import { STARTS_MS_MAX } from '../../src/sandbox/plane/daemon-stop.ts';
 import { PAUSE_GRACE_MS } from '../../src/sandbox/plane/lifetime.ts';
 import { ROOT } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';

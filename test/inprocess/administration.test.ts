@@ -152,7 +152,7 @@ it('keys, quotas and settings: what one client sets, another reads', async () =>
   const changed = await home.setTenant('acme', { modelBudget });
   expect(changed).toMatchObject({ quotas: { sandboxes: 2, storageBytes: null }, allowHosted: ['all'], modelBudget });
   expect([await home.tenant('acme'), await home.tenants()]).toEqual([changed, [changed]]);
-  expect(await home.settings()).toEqual({ modelBudget: null });
+  expect(await home.settings()).toEqual({ modelBudget: null, cordoned: false });
   const saves = new OwnerKeys(join(world.home, 'data.keys'), sealingWith(new Uint8Array(32)));
   for (const owner of ['tenant acme', 'tenant other']) await saves.of(owner);
   const none = { endedSandboxes: 0, removedSnapshots: 0, removedVolumes: 0 };
@@ -176,6 +176,6 @@ it('keys, quotas and settings: what one client sets, another reads', async () =>
   expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 0, ...none, erasedSaves: false });
   await expect(home.removeTenant('nobody')).rejects.toMatchObject({ code: 'not_found' });
   await expect(home.removeTenant('A')).rejects.toMatchObject({ code: 'spec_invalid' });
-  expect(await home.setSettings({ modelBudget })).toEqual({ modelBudget });
-  expect(new HostStore(world.home).get()).toEqual({ modelBudget });
+  expect(await home.setSettings({ modelBudget })).toEqual({ modelBudget, cordoned: false });
+  expect(new HostStore(world.home).get()).toEqual({ modelBudget, cordoned: false });
 });

@@ -71,8 +71,8 @@ async function useHome(): Promise<void> {
   expect(await tenants.set('acme', { sandboxes: 3 })).toMatchObject({ quotas: { sandboxes: 3 } });
   expect(await tenants.get('acme')).toMatchObject({ quotas: { sandboxes: 3, memoryMib: null } });
   expect(await tenants.list()).toHaveLength(1);
-  expect(await settings.set({ modelBudget: null })).toEqual({ modelBudget: null });
-  expect(await settings.get()).toEqual({ modelBudget: null });
+  expect(await settings.set({ modelBudget: null })).toEqual({ modelBudget: null, cordoned: false });
+  expect(await settings.get()).toEqual({ modelBudget: null, cordoned: false });
 }
 
 describe('with a daemon', () => {

@@ -43,6 +43,8 @@ export function fakeWatch(sandboxes: FakeSandboxes): FakeWatch {
         sandboxes: listed.length,
         paused: listed.filter(({ status }) => status === 'paused').length,
         queued: 0,
+        starting: 0,
+        cordoned: false,
         memoryAvailableMib: 1024,
         startedAtMs,
         modelBudgets: [],

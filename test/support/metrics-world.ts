@@ -59,7 +59,7 @@ export async function openMetricsWorld(
   const { tracer = passiveTracer() } = options;
   const host = await FakeHost.open({ watch: (sandbox) => metrics.watch(sandbox), tracer });
   cleanup.push('host', () => host[Symbol.asyncDispose]());
-  metrics.addControl(host.control, host.queue);
+  metrics.addControl(host.control, host.queue, { isCordoned: false });
   const upstream = await startMockUpstream();
   cleanup.push('upstream', () => upstream.close());
   const limits = { requests: 1000, windowMs: 3_600_000 };

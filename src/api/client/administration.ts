@@ -54,8 +54,8 @@ export function remoteAdministration({ transport, get, post }: Requests): Admini
       return await get('/settings', answers.hostSettings);
     },
 
-    async setSettings(settings) {
-      return await transport.call({ method: 'PUT', path: '/settings', body: settings, answer: answers.hostSettings });
+    async setSettings(change) {
+      return await transport.call({ method: 'PUT', path: '/settings', body: change, answer: answers.hostSettings });
     },
 
     audit: (listing = {}) => readAudit(transport, listing),

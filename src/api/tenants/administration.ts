@@ -24,7 +24,7 @@ import { TenantError } from './errors.ts';
 import type { CreatedKey, KeyInfo, KeyStore } from './keys.ts';
 import { ModelBudgets } from './model-budgets.ts';
 import { checkTenantName, nameOnHost, ownerName, ownerOf } from './owner.ts';
-import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
+import type { HostChange, HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
 import type { TenantUse } from './usage.ts';
 
 /** Errors: TenantError here, and what a daemon answers instead: SandboxError, ClientError. */
@@ -49,7 +49,8 @@ export interface Administration {
    */
   removeTenant(name: string): Promise<TenantRemoval>;
   settings(): Promise<HostSettings>;
-  setSettings(settings: HostSettings): Promise<HostSettings>;
+  /** Changes only the given settings, at once. */
+  setSettings(change: HostChange): Promise<HostSettings>;
   /** Records, oldest first. */
   audit(listing?: AuditListing): AsyncGenerator<AuditRecord, void, undefined>;
   /** All that the logs have of one request to a model. @param tenant whose log; default: the operator's */
@@ -189,8 +190,8 @@ export class HomeAdministration implements Administration {
     return this.#stores.host().get();
   }
 
-  async setSettings(settings: HostSettings): Promise<HostSettings> {
-    return this.#stores.host().set(settings);
+  async setSettings(change: HostChange): Promise<HostSettings> {
+    return this.#stores.host().set(change);
   }
 
   audit(listing: AuditListing = {}): AsyncGenerator<AuditRecord, void, undefined> {

@@ -22,7 +22,7 @@ import {
 } from '../../base/request/model-limits.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { SavedFile } from './saved-file.ts';
-import type { HostStore, TenantStore } from './settings.ts';
+import type { HostSettings, TenantStore } from './settings.ts';
 
 const count = z.int().nonnegative();
 const file = z.record(
@@ -42,7 +42,7 @@ export interface ModelBudgetsParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly tenants: Pick<TenantStore, 'get' | 'list'>;
-  readonly host: Pick<HostStore, 'get'>;
+  readonly host: { get(): Pick<HostSettings, 'modelBudget'> };
 }
 
 interface AccountLimits {

@@ -230,7 +230,7 @@ function ownWatch(control: Watch, own: OwnWorld): Watch {
       const sandboxes = await own.list();
       const paused = sandboxes.filter(({ status }) => status === 'paused').length;
       const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === own.tenant);
-      const ofTenant = { upstream: 'model server', sandboxes: sandboxes.length, paused, queued: 0 };
+      const ofTenant = { upstream: 'model server', sandboxes: sandboxes.length, paused, queued: 0, starting: 0 };
       return { ...host, ...ofTenant, modelBudgets, longTurns: [] };
     },
 

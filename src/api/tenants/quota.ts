@@ -47,6 +47,7 @@ export class TenantQuotas implements StartGate {
   readonly #quotas: TenantLimits;
   readonly #clock: Clock;
   readonly #sharing: MemorySharing;
+  readonly #isCordoned: () => boolean;
   readonly #sandboxes = new Map<string, Counted>();
   /** Starts in progress; those with `isNew` also count as sandboxes. */
   readonly #reserved = new Set<Counted & { readonly isNew: boolean; readonly id: string | null }>();
@@ -56,11 +57,19 @@ export class TenantQuotas implements StartGate {
   /** What each tenant with a quota of storage had beside live disks when that was last measured. */
   readonly #stored = new Map<string, StorageUse>();
 
-  /** @param sharing by default, tenants share no memory, and there are some */
-  constructor(quotas: TenantLimits, clock: Clock, sharing: MemorySharing = APART) {
+  /**
+   * @param sharing by default, tenants share no memory, and there are some
+   * @param isCordoned by default, never
+   */
+  constructor(quotas: TenantLimits, clock: Clock, sharing: MemorySharing = APART, isCordoned = () => false) {
     this.#quotas = quotas;
     this.#clock = clock;
     this.#sharing = sharing;
+    this.#isCordoned = isCordoned;
+  }
+
+  get isCordoned(): boolean {
+    return this.#isCordoned();
   }
 
   /** Counts the sandboxes of a control plane from now on. @returns a function that stops it */

@@ -157,7 +157,8 @@ it('model budgets of tenants and host: a change holds at once and after a restar
   store.set('acme', { modelBudget: budget });
   store.set('acme', { sandboxes: 3 });
   host.set({ modelBudget: { ...budget, requests: 1 } });
-  for (const one of [host, new HostStore(home)]) expect(one.get()).toEqual({ modelBudget: { ...budget, requests: 1 } });
+  for (const one of [host, new HostStore(home)])
+    expect(one.get()).toMatchObject({ modelBudget: { ...budget, requests: 1 } });
   for (const one of [store, new TenantStore(home)]) {
     expect(one.list()).toEqual([
       {
@@ -173,6 +174,17 @@ it('model budgets of tenants and host: a change holds at once and after a restar
   host.set({ modelBudget: null });
   expect([store.get('acme').modelBudget, host.get().modelBudget]).toEqual([null, null]);
   expect(statSync(join(home, 'host', 'settings.json')).mode & 0o777).toBe(0o600);
+});
+
+it('HostStore: a cordon holds after a restart, and a change of another setting keeps it', () => {
+  const host = new HostStore(home);
+  expect(host.get().cordoned).toBe(false);
+  host.set({ cordoned: true });
+  host.set({ modelBudget: null });
+  for (const one of [host, new HostStore(home)]) expect(one.get()).toEqual({ modelBudget: null, cordoned: true });
+  // As an earlier release writes it.
+  writeFileSync(join(home, 'host', 'settings.json'), '{"name":"settings","modelBudget":null}');
+  expect(new HostStore(home).get().cordoned).toBe(false);
 });
 
 it('refuses a name that is not valid for a tenant, including paths', () => {

@@ -165,9 +165,13 @@ const hostFile = z.object({
   name: z.literal(SETTINGS),
   /** Limit of all sandboxes' model use together. `null` for unlimited. */
   modelBudget: windowedBudget.nullable(),
+  /** No new sandboxes start. Earlier releases do not write it. */
+  cordoned: z.boolean().default(false),
 });
 type HostFile = z.infer<typeof hostFile>;
-export type HostSettings = Omit<HostFile, 'name'>;
+export type HostSettings = Readonly<Omit<HostFile, 'name'>>;
+/** What is not named stays. */
+export type HostChange = Partial<HostSettings>;
 
 const filesOf = (homeDir: string): JsonFiles<TenantFile> =>
   new JsonFiles({
@@ -246,22 +250,25 @@ export class TenantStore {
 /** The settings of the host. Reads the file once; only this object changes it afterwards. */
 export class HostStore {
   readonly #files: JsonFiles<HostFile>;
-  #modelBudget: WindowedBudget | null;
+  #settings: HostSettings;
 
   /** @throws TenantError `file_failed`, since no model may be asked without a limit that was set */
   constructor(homeDir: string) {
     this.#files = hostFilesOf(homeDir);
-    this.#modelBudget = this.#files.readAll()[0]?.modelBudget ?? null;
+    const { modelBudget = null, cordoned = false } = this.#files.readAll()[0] ?? {};
+    this.#settings = { modelBudget, cordoned };
   }
 
   get(): HostSettings {
-    return { modelBudget: this.#modelBudget };
+    return this.#settings;
   }
 
   /** Holds at once. @throws TenantError `file_failed` */
-  set({ modelBudget: budget }: HostSettings): HostSettings {
-    this.#files.write({ name: SETTINGS, modelBudget: budget });
-    this.#modelBudget = budget;
-    return this.get();
+  set(change: HostChange): HostSettings {
+    const { modelBudget = this.#settings.modelBudget, cordoned = this.#settings.cordoned } = change;
+    const changed = { modelBudget, cordoned };
+    this.#files.write({ name: SETTINGS, ...changed });
+    this.#settings = changed;
+    return changed;
   }
 }

@@ -3,7 +3,7 @@ import type { Config } from '../../base/config.ts';
 import { describeError } from '../../base/errors.ts';
 import { resolveHome } from '../../base/home.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { Check, Finding } from '../../host/doctor/check.ts';
+import type { Check } from '../../host/doctor/check.ts';
 import { examine } from '../../host/doctor/doctor.ts';
 import { examineNetwork } from '../../host/doctor/network.ts';
 import { cleanNetworks, viewNetworks } from '../../host/doctor/network-view.ts';
@@ -47,16 +47,25 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
 async function checksOf({ config, log }: Cli, { security, network }: DoctorFlags): Promise<readonly Check[]> {
   if (network === true) return await examineNetwork(resolveHome(config.home), config.networkPool ?? undefined);
   if (security === true) return await auditHost({ config, log });
-  return [...(await examine({ config, log })), { name: 'event loop', ...(await findTurns(config)) }];
+  return [...(await examine({ config, log })), ...(await checkDaemon(config))];
 }
 
+const CORDONED: Check = {
+  name: 'new sandboxes',
+  verdict: 'limited',
+  detail: 'refused: the host is cordoned',
+  remedy: 'neurovisor uncordon',
+};
+
 /** Asks the daemon of this home. */
-async function findTurns(config: Config): Promise<Finding> {
+async function checkDaemon(config: Config): Promise<readonly Check[]> {
+  const name = 'event loop';
   try {
     await using daemon = await openDaemonIfRunning(config);
-    return checkTurns((await daemon?.host()) ?? null);
+    const host = (await daemon?.host()) ?? null;
+    return [{ name, ...checkTurns(host) }, ...(host?.cordoned === true ? [CORDONED] : [])];
   } catch (error) {
-    return { verdict: 'limited', detail: `the daemon was not asked: ${describeError(error)}`, remedy: null };
+    return [{ name, verdict: 'limited', detail: `the daemon was not asked: ${describeError(error)}`, remedy: null }];
   }
 }
 

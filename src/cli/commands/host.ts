@@ -52,6 +52,7 @@ export function hostTable(info: HostInfo, now: number): string {
       ['models', modelsText(info)],
       ['sandboxes', `${info.sandboxes}, ${info.paused} paused`],
       ['queued', `${info.queued} requests`],
+      ...(info.cordoned ? [['cordoned', 'new sandboxes are refused; undo with: neurovisor uncordon']] : []),
       ['memory free', `${info.memoryAvailableMib} MiB`],
       ...sharedBudgetRows(info.modelBudgets, now),
     ],

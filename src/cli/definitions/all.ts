@@ -45,6 +45,11 @@ export const DEFINITIONS: readonly Definitions[] = [
   },
   {
     heading: SANDBOXES,
+    names: ['cordon', 'uncordon', 'drain'],
+    load: async () => (await import('./drain.ts')).addDrain,
+  },
+  {
+    heading: SANDBOXES,
     names: ['login', 'logout', 'context'],
     load: async () => (await import('./context.ts')).addContext,
   },

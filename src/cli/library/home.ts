@@ -13,7 +13,7 @@ import type { Administration, TenantRemoval } from '../../api/tenants/administra
 import type { AuditedRequest, AuditListing, AuditVerification } from '../../api/tenants/audit-listing.ts';
 import type { AuditRecord } from '../../api/tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../api/tenants/keys.ts';
-import type { HostSettings, TenantChange, TenantInfo } from '../../api/tenants/settings.ts';
+import type { HostChange, HostSettings, TenantChange, TenantInfo } from '../../api/tenants/settings.ts';
 import { type Config, readConfig } from '../../base/config.ts';
 import { silentLog } from '../../base/log.ts';
 import { silentProgress } from '../../base/progress.ts';
@@ -201,7 +201,8 @@ export const tenants = {
 /** Settings of the host, for all tenants together. @throws TenantError, SandboxError, ClientError */
 export const settings = {
   get: (options?: HomeOptions): Promise<HostSettings> => administer(options, (home) => home.settings()),
-  set: (changed: HostSettings, options?: HomeOptions): Promise<HostSettings> =>
+  /** Changes only the given settings, at once. */
+  set: (changed: HostChange, options?: HomeOptions): Promise<HostSettings> =>
     administer(options, (home) => home.setSettings(changed)),
 } as const;
 

@@ -45,6 +45,8 @@ const host = {
   upstream: HOSTILE,
   models: [HOSTILE],
   modelBudgets: [{ tenant: HOSTILE, limits: { requests: 1, windowMs: 1000 }, used: null }],
+  starting: 0,
+  cordoned: false,
   longTurns: [{ atMs: 0, ms: 60, cpuMs: 60, place: HOSTILE }],
 };
 const exit = {

@@ -45,6 +45,8 @@ function scrape(
       memoryAvailableMib: 100,
       startedAtMs: 0,
       modelBudgets: [],
+      starting: 0,
+      cordoned: false,
       longTurns: [],
     },
     list: ids.map((id, n) => ({

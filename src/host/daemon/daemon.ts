@@ -178,10 +178,8 @@ async function openAccounts(
   const hasContents = auditContent === 'redacted' || auditContent === 'full';
   const contents = hasContents ? await AuditLog.open({ ...audited, kind: 'content' }) : null;
   if (contents !== null) cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
-  const quotas = new TenantQuotas(tenants, clock, {
-    isAcross: memorySharing === 'share-all',
-    hasTenants: () => keys.hasTenants(),
-  });
+  const sharing = { isAcross: memorySharing === 'share-all', hasTenants: () => keys.hasTenants() };
+  const quotas = new TenantQuotas(tenants, clock, sharing, () => host.get().cordoned);
   return { tenants, host, budgets, keys, quotas, auditFailures: failures, modelAudit, contents };
 }
 
@@ -208,7 +206,7 @@ async function openTenantsPlane(
   cleanup.push('plane', () => plane[Symbol.asyncDispose]());
   const { runtime, control, queue } = plane;
   runtime.metrics.registry.add(...budgets.metrics(), quotas.refusals.metric, auditFailures);
-  runtime.metrics.addControl(control, queue);
+  runtime.metrics.addControl(control, queue, quotas);
   await quotas.watch(control);
   runtime.onUsage(({ sandboxId }) => {
     budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));

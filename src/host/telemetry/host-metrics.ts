@@ -20,6 +20,7 @@ import type { StartTimings } from '../../sandbox/contract/parts.ts';
 import type { LiveClone } from '../../sandbox/memory/clone-size.ts';
 import type { RecentEvents } from '../../sandbox/plane/event-journal.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { StartGate } from '../../sandbox/start/start-gate.ts';
 import type { StartQueue } from '../../sandbox/start/start-queue.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
@@ -120,11 +121,16 @@ export class HostMetrics {
   }
 
   /** Call once. */
-  addControl(control: ControlPlane & { readonly recentEvents: RecentEvents }, queue: Pick<StartQueue, 'stats'>): void {
+  addControl(
+    control: ControlPlane & { readonly recentEvents: RecentEvents },
+    queue: Pick<StartQueue, 'stats'>,
+    gate: Pick<StartGate, 'isCordoned'>,
+  ): void {
     this.#events = control.recentEvents;
     this.#addSandboxes(control);
     this.#addPools(control);
     this.registry.add(
+      gauge('neurovisor_cordoned', '1: new sandboxes are refused.', () => Number(gate.isCordoned)),
       gaugeBy(
         'neurovisor_start_queue_waiting',
         'Starts in the queue: requests, and refills of pools.',

@@ -59,6 +59,10 @@ export interface HostInfo {
   readonly paused: number;
   /** Requests in the start queue. */
   readonly queued: number;
+  /** Creations and forks under way. */
+  readonly starting: number;
+  /** The operator lets it start no new sandboxes. */
+  readonly cordoned: boolean;
   readonly memoryAvailableMib: number;
   readonly startedAtMs: number;
   /** Budgets for models that the caller's sandboxes share: for the operator, those of all tenants, too. */
@@ -66,6 +70,10 @@ export interface HostInfo {
   /** For the operator: the longest turns of the event loop in the last day, over 50 ms, longest first; at most 10. */
   readonly longTurns: readonly LongTurn[];
 }
+
+type PlaneInfo = 'accelerator' | 'cordoned' | 'sandboxes' | 'paused' | 'queued' | 'starting' | 'startedAtMs';
+/** The part of `HostInfo` that a control plane does not know itself. */
+export type HostDescription = Omit<HostInfo, PlaneInfo>;
 
 /** One turn of the event loop, in which nobody else was served. */
 export interface LongTurn {

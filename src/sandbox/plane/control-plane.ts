@@ -23,6 +23,7 @@ import type {
   EventsOptions,
   ForkOptions,
   ForkResult,
+  HostDescription,
   HostInfo,
   LogChunk,
   PauseTarget,
@@ -57,7 +58,7 @@ import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { adoptAll, countLeft, type LeftVms } from './adoption.ts';
 import { type CreatorParts, SandboxCreator } from './creator.ts';
-import { pauseAll, resumeAll, type StopOptions } from './daemon-stop.ts';
+import { pauseAll, resumeAll, STARTS_MS_MAX, type StopOptions } from './daemon-stop.ts';
 import { Directory } from './directory.ts';
 import { RecentEvents } from './event-journal.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
@@ -79,8 +80,7 @@ export interface ControlParts extends CreatorParts, PlaneSecretsParts {
   readonly accelerator: string;
   /** Posts an event of a sandbox to its owner. */
   readonly notify?: PolicyParts['notify'];
-  /** The host's part of `HostInfo`. */
-  describe(): Promise<Omit<HostInfo, 'accelerator' | 'sandboxes' | 'paused' | 'queued' | 'startedAtMs'>>;
+  describe(): Promise<HostDescription>;
   /** Builds the template if it is missing. */
   prepareTemplate(members: PoolMembers): Promise<OpenTemplate>;
   /** A connection to the agent's operations: all, or those that read files. */
@@ -95,9 +95,6 @@ export interface ControlParts extends CreatorParts, PlaneSecretsParts {
 }
 
 export type { StopOptions } from './daemon-stop.ts';
-
-/** Time that starts under way have to succeed when the daemon stops. */
-export const STARTS_MS_MAX = 30_000;
 
 export class LocalControlPlane implements ControlPlane {
   readonly #parts: ControlParts;
@@ -153,13 +150,15 @@ export class LocalControlPlane implements ControlPlane {
 
   async host(): Promise<HostInfo> {
     const all = await this.list();
-    const { accelerator, queue } = this.#parts;
+    const { accelerator, queue, gate = openGate } = this.#parts;
     return {
       ...(await this.#parts.describe()),
       accelerator,
       sandboxes: all.length,
       paused: all.filter(({ status }) => status === 'paused').length,
       queued: queue.stats().waiting,
+      starting: this.#creator.starting,
+      cordoned: gate.isCordoned,
       startedAtMs: this.#startedAtMs,
     };
   }

@@ -10,6 +10,7 @@ import { RANGES } from '../contract/limits.ts';
 import { checkRequest, type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
 import { withoutIdentity } from '../contract/spec.ts';
+import { openGate, requireUncordoned } from '../start/start-gate.ts';
 import type { Starter, StarterParts } from '../start/starter.ts';
 import type { NamedTemplate } from '../start/template.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
@@ -53,7 +54,7 @@ export class SandboxCreator {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    this.requireOpen();
+    this.#requireNew();
     return await this.#track(this.#createFrom(request, signal));
   }
 
@@ -62,8 +63,13 @@ export class SandboxCreator {
     const { name, timeoutMs, metadata } = options;
     checkRequest({ name, timeoutMs, metadata });
     check(name === undefined || options.count === 1, 'name', 'only one fork can have it; omit it, or the count');
-    this.requireOpen();
+    this.#requireNew();
     return await this.#track(this.#fork(await find(), options));
+  }
+
+  /** Creations and forks under way. */
+  get starting(): number {
+    return this.#starts.size;
   }
 
   get isOpen(): boolean {
@@ -73,6 +79,11 @@ export class SandboxCreator {
   /** @throws SandboxError `busy`, `cancelled`: the host is shutting down */
   requireOpen(): void {
     if (this.#refusal !== undefined) throw this.#refusal;
+  }
+
+  #requireNew(): void {
+    this.requireOpen();
+    requireUncordoned(this.#parts.gate ?? openGate);
   }
 
   /** The signal, which then also aborts when the host shuts down. */

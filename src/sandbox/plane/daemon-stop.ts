@@ -9,6 +9,9 @@ import { SandboxError } from '../contract/errors.ts';
 import { PAUSE_GRACE_MS } from './lifetime.ts';
 import type { ManagedSandbox } from './managed.ts';
 
+/** Time that starts under way have to succeed when the daemon stops. */
+export const STARTS_MS_MAX = 30_000;
+
 export interface StopOptions {
   /** Aborts to end at once what is not paused yet. */
   readonly atOnce: AbortSignal;

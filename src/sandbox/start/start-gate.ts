@@ -1,5 +1,6 @@
 /** Decides for a sandbox's owner whether a VM may start, for any cause: a creation, a fork, a resume. */
 import type { SandboxInfo } from '../contract/control.ts';
+import { BusyError } from '../contract/errors.ts';
 
 export interface StartAsked {
   /** The sandbox's annotations, which identify its owner. */
@@ -23,6 +24,8 @@ export interface StartReservation {
 }
 
 export interface StartGate {
+  /** The host starts no new sandboxes; those that it has go on, also from a pause. */
+  readonly isCordoned: boolean;
   /** Owners take turns in the queue. */
   ownerOf(annotations: SandboxInfo['annotations']): string;
   /**
@@ -48,6 +51,7 @@ export interface StartGate {
 
 /** For a host with one owner. */
 export const openGate: StartGate = {
+  isCordoned: false,
   ownerOf: () => 'local',
   sharersOf: () => 'local',
   admit: () => ({ runsAs: () => undefined, release: () => undefined }),
@@ -56,3 +60,13 @@ export const openGate: StartGate = {
   mayLogIn: () => true,
   abandoned: () => undefined,
 };
+
+const RETRY_CORDONED_MS = 30_000;
+
+/** @throws BusyError */
+export function requireUncordoned({ isCordoned }: Pick<StartGate, 'isCordoned'>): void {
+  if (!isCordoned) return;
+  throw new BusyError('the host is cordoned: it starts no new sandboxes', RETRY_CORDONED_MS, {
+    remedy: 'use another host, or wait until the operator runs: neurovisor uncordon',
+  });
+}

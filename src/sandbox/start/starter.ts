@@ -21,7 +21,7 @@ import type { StartSource } from '../contract/parts.ts';
 import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
-import { openGate, type StartGate } from './start-gate.ts';
+import { openGate, requireUncordoned, type StartGate } from './start-gate.ts';
 import type { Handover, StartQueue, StartRequest } from './start-queue.ts';
 import type { NamedTemplate } from './template.ts';
 
@@ -103,10 +103,11 @@ export class Starter {
       log: parts.log,
       // Outside any trace: a refill is not part of the claim that caused it.
       start: (template, signal) => this.#tracer.run(null, () => this.#startMember(template, signal)),
-      turn: ({ spec, source }, signal, work) => {
+      turn: async ({ spec, source }, signal, work) => {
+        requireUncordoned(this.#gate);
         const needed = this.#neededBy(spec, source, this.#gate.sharersOf(null));
         const place = { ...needed, sizeMib: spec.memoryMib, priority: 'low' } as const;
-        return parts.queue.run({ ...place, tenant: HOST, queueTimeoutMs: null, signal }, work);
+        await parts.queue.run({ ...place, tenant: HOST, queueTimeoutMs: null, signal }, work);
       },
     });
   }

@@ -4,6 +4,7 @@ import type { Administration } from '../../tenants/administration.ts';
 import { type App, failures } from '../route.ts';
 import {
   createdKey,
+  hostChange,
   hostSettings,
   keyInfo,
   keyList,
@@ -39,8 +40,8 @@ export function addAdministrationRoutes(app: App, administration: Administration
       schema: {
         tags: ['administration'],
         operationId: 'setSettings',
-        summary: 'Set the settings of the host, which hold at once',
-        body: hostSettings,
+        summary: 'Set settings of the host, which hold at once',
+        body: hostChange,
         response: { 200: hostSettings, ...failures },
       },
     },

@@ -9,6 +9,7 @@ import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
 import { TENANT_FILE, TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
 import {
   ceilingFields,
+  type HostChange,
   type HostSettings,
   type Quotas,
   TENANT_SETTINGS,
@@ -116,9 +117,15 @@ export const tenantRemoval: z.ZodType<TenantRemoval> = z
 export const tenantParams = z.strictObject({ tenant: tenantName });
 export const tenantOrAllParams = z.strictObject({ tenant: tenantOrAll });
 
-export const hostSettings: z.ZodType<HostSettings> = z
-  .strictObject({ modelBudget: windowedBudget.nullable().describe('Of all sandboxes together; null: unlimited.') })
-  .meta({ id: 'HostSettings' });
+const hostFields = {
+  modelBudget: windowedBudget.nullable().describe('Of all sandboxes together; null: unlimited.'),
+  cordoned: z.boolean().describe('New sandboxes are refused; those that exist go on.'),
+} satisfies Record<keyof HostSettings, z.ZodType>;
+export const hostSettings: z.ZodType<HostSettings> = z.strictObject(hostFields).meta({ id: 'HostSettings' });
+export const hostChange: z.ZodType<HostChange> = z
+  .strictObject(hostFields)
+  .partial()
+  .meta({ id: 'HostChange', description: 'What is not named stays.' }) as z.ZodType<HostChange>;
 
 export const auditQuery = z.strictObject({
   log: z.enum(['models', 'calls']).optional().describe('Requests to models (default), or control calls.'),

@@ -134,6 +134,8 @@ export const hostInfo: z.ZodType<HostInfo> = z
     sandboxes: count,
     paused: count,
     queued: count.describe('Requests waiting in the start queue.'),
+    starting: count.describe('Creations and forks under way.'),
+    cordoned: z.boolean().describe('The operator lets it start no new sandboxes.'),
     memoryAvailableMib: z.number(),
     startedAtMs: wallMs,
     modelBudgets: z
