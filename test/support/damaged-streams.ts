@@ -115,6 +115,8 @@ function sseData(stream: string): { readonly data: readonly string[]; readonly r
   const data: string[] = [];
   let lines: string[] = [];
   const all = stream.replace(/^\ufeff/, '').split(/\r\n|\n|\r/);
+  // What follows the last line end is no line.
+  if (all.at(-1) === '') all.pop();
   for (const line of all) {
     if (line === '') {
       if (lines.length > 0) data.push(lines.join('\n'));
