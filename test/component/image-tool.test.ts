@@ -3,7 +3,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { downloadErofsSource } from '../../src/artifacts/image/erofs-source.ts';
 import { withSetupLock } from '../../src/artifacts/image/lock.ts';
 import { runTool, whileUnreachable } from '../../src/artifacts/image/tool.ts';
 import { errorCode } from '../../src/base/errors.ts';
@@ -84,6 +85,24 @@ describe('runTool', () => {
       message: expect.stringContaining("can't be reached"),
     });
     expect(waits).toEqual([1, 2, 4]);
+  });
+
+  it('fetches the source of erofs-utils again while the package server can not be reached', async () => {
+    const dir = await temporaryDirectory();
+    const updates = join(dir, 'updates');
+    // apt-get update fails on an unreachable server only if it is told to.
+    const apt =
+      `case "$*" in *Error-Mode=any*update) echo x >> ${updates}; [ $(wc -l < ${updates}) -gt 1 ] && exit 0;\n` +
+      `  echo "Temporary failure resolving 'deb.example'"; exit 100 ;;\n*update) exit 0 ;;\n` +
+      `*source*) [ $(wc -l < ${updates}) -gt 1 ] || { echo "put some 'deb-src' URIs"; exit 100; }; echo s > erofs-utils_1.9.4.orig.tar.gz ;; esac\n`;
+    await writeFile(join(dir, 'apt-get'), `#!/bin/sh\n${apt}`, { mode: 0o755 });
+    vi.stubEnv('PATH', `${dir}:${process.env['PATH']}`);
+    onTestFinished(() => void vi.unstubAllEnvs());
+    const reports: string[] = [];
+    const { signal } = new AbortController();
+    const path = await downloadErofsSource({ scratchDir: dir, signal, report: (detail) => reports.push(detail) });
+    expect(await readFile(path, 'utf8')).toBe('s\n');
+    expect(reports).toEqual(["the package server can't be reached; another try in 5 s"]);
   });
 
   it('gives up the wait when it is cancelled', async () => {

@@ -9,11 +9,12 @@ import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { ImageError } from './errors.ts';
+import { refreshPackageLists } from './host-packages.ts';
 import { copyPinned } from './pinned-source.ts';
 import type { Job } from './prepare.ts';
 import { debianMirrors } from './rootfs/guest-mirrors.ts';
 import { DEBIAN_KEYRING } from './rootfs/recipe.ts';
-import { runTool } from './tool.ts';
+import { runTool, UnreachableError, whileUnreachable } from './tool.ts';
 
 export const EROFS_VERSION = '1.9.4';
 export const EROFS_SHA256 = '7d135aa2550326a5acf20f53c518aea5a8900015ce50700044e40f818c31dd80';
@@ -23,23 +24,35 @@ const BYTES_MAX = 4 * MIB;
 /** Debian releases that have, or will have, this version. */
 const SUITES = ['sid', 'forky'] as const;
 
-/** @throws ImageError `source_invalid` if it is unavailable or altered; `cancelled` */
+/** @throws ImageError `source_invalid` if it is unavailable or altered; `tool_failed` if no server is reached; `cancelled` */
 export async function fetchErofsSource(job: Job, to: string): Promise<void> {
-  const { scratchDir, signal } = job;
   const placed = join(SOURCE_DIR, EROFS_TARBALL);
-  const from = (await isThere(placed)) ? placed : await download(scratchDir, signal);
-  await copyPinned({ from, sha256: EROFS_SHA256, bytesMax: BYTES_MAX }, to, { signal });
+  const from = (await isThere(placed)) ? placed : await downloadErofsSource(job);
+  await copyPinned({ from, sha256: EROFS_SHA256, bytesMax: BYTES_MAX }, to, { signal: job.signal });
 }
 
-/** @returns the path of the tarball */
-async function download(scratchDir: string, signal: AbortSignal): Promise<string> {
+/**
+ * From the host's mirrors of Debian. Unverified.
+ * @returns the path of the tarball
+ * @throws ImageError `source_invalid`; `tool_failed` if no server is reached; `cancelled`
+ */
+export async function downloadErofsSource({
+  scratchDir,
+  signal,
+  report,
+}: Pick<Job, 'scratchDir' | 'signal' | 'report'>): Promise<string> {
   const mirrors = await debianMirrors();
   let cause: unknown = 'this host has no mirror of Debian';
   for (const suite of mirrors.length === 0 ? [] : SUITES) {
     try {
-      return await downloadFrom(mirrors, suite, join(scratchDir, suite), signal);
+      return await whileUnreachable(
+        () => downloadFrom(mirrors, suite, join(scratchDir, suite), signal),
+        signal,
+        (waitMs) => report(`the package server can't be reached; another try in ${waitMs / 1000} s`),
+      );
     } catch (error) {
       signal.throwIfAborted();
+      if (error instanceof UnreachableError) throw error;
       ignore(error, 'the next suite may have it');
       cause = error;
     }
@@ -73,7 +86,7 @@ async function downloadFrom(
   ].flatMap((option) => ['-o', option]);
   const cwd = join(dir, 'source');
   const apt = (args: readonly string[]): Promise<string> => runTool('apt-get', [...options, ...args], { signal, cwd });
-  await apt(['update']);
+  await refreshPackageLists(apt);
   await apt(['source', '--download-only', 'erofs-utils']);
   const names = await readdir(cwd);
   if (names.includes(EROFS_TARBALL)) return join(cwd, EROFS_TARBALL);

@@ -111,7 +111,7 @@ async function aptInstall(
     const unknown = await Promise.all(packages.map(async (one) => !(await aptKnows(one.name))));
     if (unknown.includes(true)) {
       report('refresh the package lists');
-      await patiently(() => update(apt));
+      await patiently(() => refreshPackageLists(apt));
       known = await Promise.all(packages.map(withKnownName));
     }
     const offered = await Promise.all(known.map((one) => isRequired(one) || aptKnows(one.name)));
@@ -136,8 +136,11 @@ async function aptInstall(
   }
 }
 
-/** Refreshes the package lists; apt takes a list that it could not fetch for a warning unless it is told otherwise. */
-async function update(apt: (args: readonly string[]) => Promise<string>): Promise<void> {
+/**
+ * Refreshes the package lists; apt takes a list that it could not fetch for a warning unless it is told otherwise.
+ * @throws UnreachableError, ImageError
+ */
+export async function refreshPackageLists(apt: (args: readonly string[]) => Promise<string>): Promise<void> {
   try {
     await apt(['-o', 'APT::Update::Error-Mode=any', 'update']);
   } catch (error) {
