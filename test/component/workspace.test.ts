@@ -73,6 +73,22 @@ describe('workspace', () => {
     expect(await readdir(runDir)).toEqual([]);
   });
 
+  requiresRoot().it('remove: an owner that is killed meanwhile leaves its record', async () => {
+    const workspace = await makeWorkspace(runDir, newSandboxId());
+    const held = join(workspace.dir, 'held');
+    await mkdir(held);
+    const run = promisify(execFile);
+    await run('mount', ['-t', 'tmpfs', 'none', held]);
+    try {
+      await expect(workspace.remove()).rejects.toThrow('EBUSY');
+      expect((await readdir(workspace.dir)).toSorted()).toEqual(['held', 'owner.json']);
+    } finally {
+      await run('umount', [held]);
+    }
+    await workspace.remove();
+    expect(await readdir(runDir)).toEqual([]);
+  });
+
   requiresRoot().it('makeWorkspace: on a full disk it leaves no directory in the way of the next try', async () => {
     const id = newSandboxId();
     const module = JSON.stringify(join(import.meta.dirname, '../../src/host/runtime/workspace.ts'));

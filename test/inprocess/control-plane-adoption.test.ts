@@ -13,6 +13,7 @@ import type { SameFile } from '../../src/sandbox/store/volume-table.ts';
 import { openPidFd, takeFd } from '../../src/sys/process-memory.ts';
 import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
 import { NOTHING } from '../support/fake-leftovers.ts';
+import { settle } from '../support/fake-members.ts';
 import { temporaryDir } from '../support/store.ts';
 
 /** Creates a sandbox, kills its host, and opens the next one. */
@@ -55,6 +56,30 @@ describe('LocalControlPlane: VMs of a killed process', () => {
     expect((await host.control.list({ name: 'web' })).map((one) => one.id)).toEqual([id]);
     await host.control.remove(id);
     expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('a create or a resume is answered once its row is written: a kill right then loses nothing', async () => {
+    await using host = await FakeHost.open();
+    const answered: string[] = [];
+    const afterRow = async (work: Promise<SandboxInfo>): Promise<SandboxInfo> => {
+      const noted = work.then((info) => {
+        answered.push(info.status);
+        return info;
+      });
+      await held.reached;
+      for (let i = 0; i < 20; i += 1) await settle();
+      const early = answered.splice(0);
+      held.release();
+      expect(early).toEqual([]);
+      return await noted;
+    };
+    let held = host.script.hold('put');
+    const { id } = await afterRow(host.control.create({ boot: true }));
+    await host.control.pause(id, 'disk');
+    answered.splice(0);
+    held = host.script.hold('put');
+    await afterRow(host.control.resume(id));
+    expect((await host.store.sandboxes.get(id)).status).toBe('running');
   });
 
   it('the numbers of events go on after each kill, and after a pause in another process', async () => {

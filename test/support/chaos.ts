@@ -96,7 +96,7 @@ class Chaos {
     this.#isOver = true;
     await Promise.all(watched);
     await this.#use(async (control) => {
-      for (const { id } of await control.list()) await control.remove(id);
+      for (const { id } of await control.list()) await removed(control, id);
       for (const { id } of await control.snapshots()) await control.removeSnapshot(id);
     });
     await this.#control?.[Symbol.asyncDispose]();
@@ -335,7 +335,7 @@ class Chaos {
     if (this.#killed.has(id)) this.#killed.add(other);
     const [found = ''] = (await this.#exec(other, 'sha256sum data')).split(' ');
     if (found !== digest) throw new Error('the fork has another file');
-    await this.#use((control) => control.remove(other), other);
+    await this.#use((control) => removed(control, other), other);
   }
 
   /** A VMM that is killed ends its sandbox, which says so. */
@@ -353,7 +353,7 @@ class Chaos {
         if (info.status === 'ended') break;
         if (info.status === 'running' && (await this.#hasAnother(id, pid))) {
           // A stop had saved it before; the next daemon resumed it.
-          await this.#use((control) => control.remove(id), id);
+          await this.#use((control) => removed(control, id), id);
           break;
         }
         if (performance.now() > deadline) throw new Error(`it is ${info.status} without its VMM ${pid}`);
@@ -444,6 +444,15 @@ class Chaos {
     this.#deaths = 0;
     this.#launcher = this.#launch();
     await this.#launcher.ready();
+  }
+}
+
+/** A daemon that is killed may have ended it before it could answer. */
+async function removed(control: RemoteControlPlane, id: string): Promise<void> {
+  try {
+    await control.remove(id);
+  } catch (error) {
+    if (errorCode(error) !== 'gone') throw error;
   }
 }
 

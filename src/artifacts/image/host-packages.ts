@@ -137,7 +137,7 @@ async function aptInstall(
 }
 
 /**
- * Refreshes the package lists; apt takes a list that it could not fetch for a warning unless it is told otherwise.
+ * Refreshes the package lists; apt only warns of a list that it can't fetch, unless `Error-Mode` forbids it.
  * @throws UnreachableError, ImageError
  */
 export async function refreshPackageLists(apt: (args: readonly string[]) => Promise<string>): Promise<void> {

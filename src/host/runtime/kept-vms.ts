@@ -9,7 +9,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, renameSync, writeSync } from 'node:fs';
-import { readFile, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { parseSandboxId } from '../../base/ids.ts';
@@ -21,7 +21,7 @@ import { openCgroups } from '../../machine/jail/open.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
 import type { GuestMemory, MadeFrom, MappedMemory, SandboxParts } from '../../sandbox/contract/parts.ts';
 import { isRunning, killIfRunning } from '../../sys/process-start.ts';
-import { isAlive, type ProcessRef, processRef } from './workspace.ts';
+import { isAlive, type ProcessRef, processRef, removeWorkspace } from './workspace.ts';
 
 const VERSION = 1;
 const NUMBER = z.string().regex(/^\d{1,20}$/);
@@ -168,6 +168,6 @@ export class KeptVms {
     this.#records.delete(id);
     killIfRunning(record.vmm);
     await removeGroups(record.groups);
-    await rm(join(this.#runDir, id), { recursive: true, force: true });
+    await removeWorkspace(join(this.#runDir, id));
   }
 }

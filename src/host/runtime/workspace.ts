@@ -28,6 +28,8 @@ export interface ProcessRef {
   readonly bootId: string;
 }
 
+const OWNER_FILE = 'owner.json';
+
 interface Owner {
   readonly owner: ProcessRef;
   readonly vmm: ProcessRef | null;
@@ -72,8 +74,15 @@ function workspaceAt(dir: string, owner: ProcessRef, keep?: KeepIn): Workspace {
     overlayPath: join(dir, 'disk.ext4'),
     environmentPath: join(dir, 'environment'),
     recordVmm: async (pid) => writeOwner(dir, { owner, vmm: await processRef(pid) }),
-    remove: () => rm(dir, { recursive: true, force: true }),
+    remove: () => removeWorkspace(dir),
   };
+}
+
+/** Its owner's record goes last: should the owner be killed meanwhile, the next process removes the rest. */
+export async function removeWorkspace(dir: string): Promise<void> {
+  const names = (await namesIn(dir)).filter((name) => name !== OWNER_FILE);
+  await Promise.all(names.map((name) => rm(join(dir, name), { recursive: true, force: true })));
+  await rm(dir, { recursive: true, force: true });
 }
 
 export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
@@ -100,7 +109,7 @@ export async function reclaim(
     abandoned.add(name);
     try {
       if (state?.vmm && (await isAlive(state.vmm))) process.kill(state.vmm.pid, 'SIGKILL');
-      await rm(dir, { recursive: true, force: true });
+      await removeWorkspace(dir);
       reclaimed += 1;
       log.info('reclaimed a sandbox whose owner was killed', { sandbox: name });
     } catch (error) {
@@ -113,7 +122,7 @@ export async function reclaim(
 }
 
 async function writeOwner(dir: string, owner: Owner): Promise<void> {
-  const path = join(dir, 'owner.json');
+  const path = join(dir, OWNER_FILE);
   await writeFile(`${path}.new`, JSON.stringify(owner));
   await rename(`${path}.new`, path);
 }
@@ -121,7 +130,7 @@ async function writeOwner(dir: string, owner: Owner): Promise<void> {
 /** `young`: another process has just made this directory and has not written its owner yet. */
 async function readOwner(dir: string): Promise<Owner | 'young' | undefined> {
   try {
-    return JSON.parse(await readFile(join(dir, 'owner.json'), 'utf8')) as Owner;
+    return JSON.parse(await readFile(join(dir, OWNER_FILE), 'utf8')) as Owner;
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') ignore(error, 'unreadable owner file');
     const made = await stat(dir).catch(() => undefined);

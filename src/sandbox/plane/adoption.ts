@@ -118,7 +118,7 @@ async function adopt({ clock, log, left, managed, gate }: AdoptionParts, id: str
   const { policy, lastEvent } = stored;
   const { endsAtMs } = row;
   const made = { supervisor, policy, provenance: provenanceOf(row, stored), readyMs: null, endsAtMs, lastEvent };
-  const sandbox = ManagedSandbox.started(managed, made);
+  const sandbox = await ManagedSandbox.started(managed, made);
   sandbox.events.note({ type: 'adopted', gapMs });
   log.info('took over a sandbox of a killed process', { sandbox: id, gapMs });
   if (row.status === 'paused') await sandbox.pause('memory');

@@ -201,7 +201,7 @@ export class SandboxCreator {
     // What the request itself named was judged before; a default, or that of a fork's original, was not.
     const most = gate?.timeoutMaxMs(policy.annotations) ?? null;
     const timeoutMs = most === null ? policy.timeoutMs : Math.min(policy.timeoutMs ?? most, most);
-    const sandbox = ManagedSandbox.started(this.#managed, {
+    const sandbox = await ManagedSandbox.started(this.#managed, {
       supervisor,
       policy: { ...policy, timeoutMs },
       readyMs: clock.now() - askedAtMs,

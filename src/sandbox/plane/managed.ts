@@ -94,18 +94,18 @@ export class ManagedSandbox {
     });
   }
 
-  /** @param made.supervisor of a VM that is ready. @param made.endsAtMs see `Lifetime.start` */
-  static started(
+  /** Its row is written, without which it would end with its process. @param made.endsAtMs see `Lifetime.start` */
+  static async started(
     parts: ManagedParts<ManagedSandbox>,
     made: Omit<Identity, 'spec'> & { supervisor: Supervisor; readyMs: number | null; endsAtMs?: number | null },
-  ): ManagedSandbox {
+  ): Promise<ManagedSandbox> {
     const { supervisor, readyMs } = made;
     const sandbox = new ManagedSandbox(parts, { ...made, spec: supervisor.spec }, { kind: 'running', supervisor });
     sandbox.#readyMs = readyMs;
     sandbox.#adopt(supervisor);
     if (readyMs === null) sandbox.#timings = null;
     parts.onChange(sandbox);
-    sandbox.#begin(made.endsAtMs);
+    await sandbox.#begin(made.endsAtMs);
     return sandbox;
   }
 
@@ -378,7 +378,7 @@ export class ManagedSandbox {
       await using lease = await snapshots.open(this.#life.snapshotId ?? '', extent, 'meanwhile');
       const owner = { annotations: this.policy.annotations, resumes: this.id };
       const starting = start(this.#row.spec, lease.source, owner, AbortSignal.any(signals));
-      this.#run(await lease.orDamage(starting));
+      await this.#run(await lease.orDamage(starting));
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
       const state = this.#life.state;
@@ -391,7 +391,7 @@ export class ManagedSandbox {
   }
 
   /** From here on the VM is the truth. Its next row no longer names the snapshot, which is then deleted. */
-  #run(supervisor: Supervisor): void {
+  async #run(supervisor: Supervisor): Promise<void> {
     const state = this.#life.state;
     this.#adopt(supervisor);
     if (state.kind === 'ending') {
@@ -402,7 +402,7 @@ export class ManagedSandbox {
       this.#life.move(state, 'vm-ready', { supervisor });
       this.#isRestored = true;
       this.#foreignPause = null;
-      this.#begin();
+      await this.#begin();
     }
   }
 
@@ -413,9 +413,9 @@ export class ManagedSandbox {
     void supervisor.ended.then((end) => this.#vmEnded(supervisor, end));
   }
 
-  #begin(endsAtMs?: number | null): void {
+  #begin(endsAtMs?: number | null): Promise<void> {
     this.lifetime.start(endsAtMs);
-    void this.#row.persist();
+    return this.#row.persist();
   }
 
   #vmEnded(supervisor: Supervisor, end: SandboxEnd): void {
