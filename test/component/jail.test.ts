@@ -24,14 +24,19 @@ import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Injector } from '../../prove/jail/inject.ts';
 import { sleep } from '../../src/base/clock.ts';
+import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { MIB } from '../../src/base/units.ts';
 import { confine, type QemuConfinement } from '../../src/host/runtime/jail.ts';
+import { Cgroups } from '../../src/machine/jail/cgroup.ts';
+import { findCgroups } from '../../src/machine/jail/cgroup-paths.ts';
 import { Identities } from '../../src/machine/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/machine/jail/jail.ts';
 import { FILES_MAX } from '../../src/machine/jail/plan.ts';
 import { ProgramTrees } from '../../src/machine/jail/program-tree.ts';
 import { DEFAULT_UIDS } from '../../src/machine/jail/user-ids.ts';
 import type { Launched, LaunchPlan } from '../../src/machine/vmm/launch.ts';
+import { startTicksOf } from '../../src/sys/process-start.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { need, requires, requiresRoot } from '../support/requires.ts';
 
@@ -343,6 +348,28 @@ describe('the owner is killed', () => {
     });
     await next.close();
     expect(left()).toBe('');
+  });
+
+  it('reclaim: a control group of a dead keeper stays as long as a process holds it', async (context) => {
+    need(context, 'cgroup', wholeGroups());
+    const keeper = spawn('sleep', ['60'], { stdio: 'ignore' });
+    const { pid = 0 } = keeper;
+    const paths = findCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), readFileSync('/proc/self/cgroup', 'utf8'));
+    const owner = { pid, startTicks: startTicksOf(pid) ?? '' };
+    const cgroups = new Cgroups(paths, undefined, undefined, silentLog, owner);
+    const group = cgroups.create(newSandboxId(), { memoryBytes: 64 * MIB, tasks: 10, cpus: null });
+    const ended = once(keeper, 'exit');
+    keeper.kill('SIGKILL');
+    await ended;
+    const open = JSON.stringify(join(import.meta.dirname, '../../src/machine/jail/open.ts'));
+    const log = JSON.stringify(join(import.meta.dirname, '../../src/base/log.ts'));
+    const code = `await (await import(${open})).openCgroups((await import(${log})).silentLog)`;
+    const reclaim = (): Buffer => execFileSync(process.execPath, ['--input-type=module', '-e', code]);
+    const left = (): readonly string[] => group.dirs.filter((one) => existsSync(one));
+    reclaim();
+    expect(left()).toEqual(group.dirs);
+    await group.remove();
+    expect(left()).toEqual([]);
   });
 
   requiresRoot().it('endOrphans: kills only VMMs without a parent whose user is unclaimed', async () => {

@@ -16,7 +16,7 @@ import { parseSandboxId } from '../../base/ids.ts';
 import { awaitOr, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { namesIn } from '../../base/names-in.ts';
-import { removeGroups } from '../../machine/jail/cgroup.ts';
+import { holdGroups, removeGroups } from '../../machine/jail/cgroup.ts';
 import { openCgroups } from '../../machine/jail/open.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
 import type { GuestMemory, MadeFrom, MappedMemory, SandboxParts } from '../../sandbox/contract/parts.ts';
@@ -134,6 +134,7 @@ export class KeptVms {
   ): Promise<KeptVms> {
     const own = [...all].filter(([, record]) => record.keeper.pid === keeper.pid);
     const records = new Map(own);
+    for (const { groups } of records.values()) holdGroups(groups);
     await openCgroups(log, keeper, new Set(records.keys()));
     return new KeptVms(keeper, runDir, records);
   }

@@ -43,6 +43,16 @@ class Unified implements CgroupFiles {
     this.#fill(dir, this.read(join(dirname(dir), 'cgroup.subtree_control')).trim());
   }
 
+  readonly held = new Set<string>();
+
+  hold(dir: string): void {
+    this.held.add(dir);
+  }
+
+  isHeld(dir: string): boolean {
+    return this.held.has(dir);
+  }
+
   remove(dir: string): void {
     if (this.read(join(dir, 'cgroup.procs')) !== '') throw failure('EBUSY');
     for (const path of this.files.keys()) if (dirname(path) === dir) this.files.delete(path);
@@ -260,6 +270,16 @@ describe('Cgroups: groups that are kept for another process', () => {
     expect(await cgroups.reclaim(new Set(['kept', 'other']))).toBe(1);
     const left = kernel.list(`${MOUNT}/neurovisor`).filter((name) => /^(kept|lost|other)\./.test(name));
     expect(left.sort()).toEqual([`kept.${owner.pid}.${owner.startTicks}`, expect.stringMatching(/^other\./)]);
+  });
+
+  it('reclaim: a group that a living process holds stays when its owner is dead', async () => {
+    const kernel = new Unified(MOUNT, 'memory pids');
+    const dead = { pid: 999_999_999, startTicks: '1' };
+    const [dir = ''] = new Cgroups(of(MOUNT), kernel, kernelProcesses, silentLog, dead).create('vm', LIMITS).dirs;
+    const other = new Cgroups(of(MOUNT), kernel);
+    expect(await other.reclaim()).toBe(0);
+    kernel.held.delete(dir);
+    expect(await other.reclaim()).toBe(1);
   });
 });
 

@@ -4,7 +4,8 @@
  *
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
- * The owner is this process, or the one for which its VMMs are kept while it is replaced.
+ * The owner is this process, or the one for which its VMMs are kept while it is replaced. Of such an owner, a process
+ * that works with a group holds it, too: it outlives its owner by the time that it needs to pause its VMs.
  *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
  * processes", cgroups(7)). So this process leaves a group that systemd has delegated to it (cgroup-leaf.ts). Otherwise the
@@ -57,6 +58,11 @@ export interface GroupOwner {
   readonly startTicks: string;
 }
 
+/** For the groups of a VMM that another process has made: other processes leave them alone while this one runs. */
+export function holdGroups(dirs: readonly string[]): void {
+  for (const dir of dirs) tryOr(undefined, 'the VM has ended', () => kernelFiles.hold(dir));
+}
+
 /** Removes the groups of a VMM that another process has made, and ends what runs in them. @throws JailError */
 export async function removeGroups(dirs: readonly string[]): Promise<void> {
   await removeAll(kernelFiles, dirs);
@@ -68,25 +74,28 @@ export class Cgroups {
   readonly #trees: readonly Tree[];
   readonly #attempts: CgroupAttempt[] = [];
   readonly #owner: string;
+  readonly #isKept: boolean;
   readonly #log: Log;
   readonly #warned = new Set<keyof typeof LESS_NEEDED>();
 
   /**
    * @param files, processes for tests; default: the kernel's
-   * @param owner of the groups. Default: this process
+   * @param keeper owner of the groups. Default: this process
    */
   constructor(
     paths: CgroupPaths,
     files: CgroupFiles = kernelFiles,
     processes: ProcessTable = kernelProcesses,
     log: Log = silentLog,
-    owner: GroupOwner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' },
+    keeper?: GroupOwner,
   ) {
     this.#files = files;
     this.#log = log;
     this.#paths = paths;
     this.#trees = findTrees(paths, { files, processes }, (attempt) => this.#attempts.push(attempt));
-    this.#owner = `${owner.pid}.${owner.startTicks}`;
+    const { pid, startTicks } = keeper ?? { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
+    this.#owner = `${pid}.${startTicks}`;
+    this.#isKept = keeper !== undefined;
   }
 
   /** The kernel's names, for example `memory`, `pids`. */
@@ -121,6 +130,7 @@ export class Cgroups {
         const dir = join(tree.parent, `${id}.${this.#owner}`);
         files.make(dir);
         made.push({ dir, tree });
+        if (this.#isKept) files.hold(dir);
         for (const [file, value] of limitFiles(tree, limits)) {
           writeSetting(files, join(dir, file.name), value, file.optional);
         }
@@ -171,7 +181,7 @@ export class Cgroups {
   }
 
   /**
-   * Removes the groups of owners that no longer run, and ends what runs in them.
+   * Removes the groups of owners that no longer run and that nobody holds, and ends what runs in them.
    * @param kept the VMs of this owner that stay. Default: all
    * @returns the number of groups
    */
@@ -183,7 +193,9 @@ export class Cgroups {
         if (match === null) continue;
         const [, id = '', owner, pid = '', startTicks = ''] = match;
         const isLost = kept !== undefined && owner === this.#owner && !kept.has(id);
-        if (isLost || !isRunning({ pid: Number(pid), startTicks })) left.add(join(parent, name));
+        const path = join(parent, name);
+        const isOwned = isRunning({ pid: Number(pid), startTicks }) || this.#files.isHeld(path);
+        if (isLost || !isOwned) left.add(path);
       }
     }
     await removeAll(this.#files, [...left]);
