@@ -209,6 +209,8 @@ class UpstreamQueue {
     const { sandboxId, priority } = request;
     const tenant = request.tenant ?? '';
     this.#scheduler.setSlots(slots);
+    // Those that wait come first, and make room.
+    this.#dispatch();
     const hold = this.#room.take(tenant, 1);
     if (hold === undefined) return Promise.resolve('full');
     const { promise, resolve } = Promise.withResolvers<Turn | DropReason>();
