@@ -15,6 +15,6 @@ describe('faults at random', () => {
       ms: isFullRun() ? 600_000 : 90_000,
     });
     expect({ failures, left, log }).toEqual({ failures: [], left: [], log: expect.anything() });
-    expect([...checks.keys()].toSorted()).toEqual(['counter', 'models', 'saves', 'stream', 'victim']);
+    expect([...checks.keys()].toSorted()).toEqual(['counter', 'models', 'port', 'saves', 'stream', 'victim', 'volume']);
   });
 });

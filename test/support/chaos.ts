@@ -14,6 +14,7 @@ import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/cli
 import { describeError, errorCode } from '../../src/base/errors.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { MIB } from '../../src/base/units.ts';
+import type { Guest } from '../../src/machine/guest/guest.ts';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { type DaemonHome, type DaemonProcess, daemonOf, leftIn, pidsOfVmm } from './daemon.ts';
 import { completion, sendJson } from './mock-upstream.ts';
@@ -89,7 +90,8 @@ class Chaos {
   async run(): Promise<ChaosReport> {
     const { home, ms } = this.#options;
     await this.#launcher.ready();
-    const lanes = [this.#counter(), this.#stream(), this.#models(), this.#saves(), this.#victim()];
+    const work = [this.#counter(), this.#stream(), this.#models(), this.#saves(), this.#victim()];
+    const lanes = [...work, this.#volume(), this.#port()];
     const watched = lanes.map((lane) => lane.catch((error: unknown) => this.#fails(describeError(error))));
     const endMs = performance.now() + ms;
     while (performance.now() < endMs && this.#failures.length === 0) await this.#fault();
@@ -98,6 +100,7 @@ class Chaos {
     await this.#use(async (control) => {
       for (const { id } of await control.list()) await removed(control, id);
       for (const { id } of await control.snapshots()) await control.removeSnapshot(id);
+      for (const { name } of await control.volumes()) await control.removeVolume(name);
     });
     await this.#control?.[Symbol.asyncDispose]();
     this.#launcher.kill('SIGTERM');
@@ -327,6 +330,63 @@ class Chaos {
     });
   }
 
+  /** What a guest has synced to a volume is there, also for the next sandbox that has it. */
+  async #volume(): Promise<void> {
+    const name = 'kept';
+    await this.#use((control) => ifTaken(control.createVolume({ name, sizeMib: 64 })));
+    let synced = 0;
+    await this.#lane(
+      'volume',
+      async (id, checked) => {
+        for (; !this.#isOver; await sleep(500)) {
+          const found = Number(await this.#exec(id, 'cat /data/n 2>/dev/null || echo 0'));
+          // A write whose answer was lost has happened, or not.
+          if (found !== synced && found !== synced + 1) throw new Error(`the volume has ${found} instead of ${synced}`);
+          checked();
+          const next = found + 1;
+          synced = found;
+          await this.#exec(id, `echo ${next} > /data/new && sync && mv /data/new /data/n && sync`);
+          synced = next;
+        }
+      },
+      { volumes: [{ name, path: '/data' }] },
+    );
+  }
+
+  /** A server in the guest answers at its port, in the same process. */
+  #port(): Promise<void> {
+    const server =
+      `python3 -c 'import http.server, os\n` +
+      `class Handler(http.server.BaseHTTPRequestHandler):\n` +
+      `  def do_GET(self):\n` +
+      `    self.send_response(200)\n` +
+      `    self.end_headers()\n` +
+      `    self.wfile.write(b"pid %d " % os.getpid() + b"x" * 100000 + b" end")\n` +
+      `http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()\n'`;
+    return this.#lane('port', async (id, checked) => {
+      await this.#detach(id, server);
+      await this.#exec(
+        id,
+        'until python3 -c "import socket; socket.create_connection((\'127.0.0.1\', 8000))"; do sleep 0.2; done 2>/dev/null',
+      );
+      let first: string | undefined;
+      let cut = 0;
+      for (; !this.#isOver; await sleep(300)) {
+        const answer = await this.#use(async (control) => await askPort(await control.guest(id), 8000), id);
+        // A connection that a killed daemon had looks like one that the guest has closed.
+        if (!answer.endsWith(' end')) {
+          if (++cut > this.#faultCount) throw new Error(`half an answer, ${cut} times: ${answer.length} bytes`);
+          continue;
+        }
+        const [, pid] = /\r\n\r\npid (\d+) x{100000} end$/.exec(answer) ?? [];
+        if (pid === undefined) throw new Error(`another answer: ${answer.slice(0, 200)}`);
+        first ??= pid;
+        if (pid !== first) throw new Error(`another process answers: ${pid} instead of ${first}`);
+        checked();
+      }
+    });
+  }
+
   async #fork(id: string, digest: string): Promise<void> {
     const [copy] = await this.#use((control) => control.fork(id, { count: 1 }), id);
     if (copy?.ok !== true) return;
@@ -366,6 +426,10 @@ class Chaos {
   async #hasAnother(id: string, killed: number): Promise<boolean> {
     const [pid] = await pidsOfVmm(this.#options.home.runDir, id);
     return pid !== undefined && pid !== killed && (await this.#exec(id, 'echo works')) === 'works';
+  }
+
+  get #faultCount(): number {
+    return [...this.#faults.values()].reduce((sum, count) => sum + count, 0);
   }
 
   #counted(fault: string): void {
@@ -445,6 +509,28 @@ class Chaos {
     this.#launcher = this.#launch();
     await this.#launcher.ready();
   }
+}
+
+/** Its creation may have been answered by a daemon that was killed. */
+async function ifTaken(creating: Promise<unknown>): Promise<void> {
+  try {
+    await creating;
+  } catch (error) {
+    if (errorCode(error) !== 'name_taken') throw error;
+  }
+}
+
+/** A connection that breaks is the error `connection_lost`. */
+async function askPort(guest: Guest, port: number): Promise<string> {
+  const connection = await guest.connect(port);
+  connection.end('GET / HTTP/1.0\r\n\r\n');
+  const parts: Buffer[] = [];
+  try {
+    for await (const part of connection) parts.push(part as Buffer);
+  } finally {
+    connection.destroy();
+  }
+  return Buffer.concat(parts).toString('latin1');
 }
 
 /** A daemon that is killed may have ended it before it could answer. */
