@@ -295,14 +295,20 @@ time.sleep(600)
     expect(await daemon.control.list()).toEqual([]);
   });
 
-  it('run: reports a daemon that stops in the middle', async () => {
+  it.each([
+    ['run', []],
+    ['run --daemon', ['--daemon']],
+  ])('%s: reports a daemon that stops in the middle, and waits for no other', async (_, options) => {
     await using other = await startFakeDaemon();
-    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], { env: other.env });
+    const run = cli(['run', ...options, '-c', 'print("started", flush=True)\nwhile True: pass'], {
+      env: { ...other.env, NEUROVISOR_DAEMON_WAIT: '2' },
+    });
     await run.seen('started');
     await other.stop();
     const { status, stderr } = await run.result;
     expect(stderr).toMatch(/no daemon is running|lost the connection/);
     expect(stderr).toMatch(/fix: (start one|restart it): neurovisor serve/);
+    expect(stderr).not.toContain('waiting for the next one');
     expect(status).toBe(125);
   });
 });

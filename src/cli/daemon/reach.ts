@@ -4,8 +4,8 @@ import type { Cli } from '../cli.ts';
 import { type Daemon, openDaemonOnceReady } from '../library/daemon.ts';
 
 /** @throws ClientError `daemon_unreachable` at once if no daemon is starting, otherwise at the time limit */
-export async function reachDaemon(cli: Cli): Promise<Daemon> {
-  return await openDaemonOnceReady(cli.config, { signal: cli.cancelled, onWait: onWait(cli), onLoss: onLoss(cli) });
+export async function reachDaemon(cli: Cli, config = cli.config): Promise<Daemon> {
+  return await openDaemonOnceReady(config, { signal: cli.cancelled, onWait: onWait(cli), onLoss: onLoss(cli) });
 }
 
 export const onWait = (cli: Cli) => (): void => {

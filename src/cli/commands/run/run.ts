@@ -3,6 +3,7 @@
  * The sandbox belongs to the daemon if one runs and supports the options, otherwise to this process.
  */
 
+import type { Config } from '../../../base/config.ts';
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
@@ -93,7 +94,7 @@ async function start(cli: Cli, asked: RunJob): Promise<number> {
     }
     const { inTrace } = await import('./traced-run.ts');
     return await inTrace(cli, async (config) => {
-      await using traced = await openDaemon(config);
+      await using traced = await openDaemon(withoutWait(config));
       await traced.openSession();
       return await runInDaemon(cli, traced, job);
     });
@@ -108,12 +109,14 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   const alone = onlyHere(flags) ?? cassetteOf(cli);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
-    return await reachDaemon(cli);
+    return await reachDaemon(cli, withoutWait(cli.config));
   }
   const isAlone = alone !== null || (await isPulled(cli, flags));
-  // Its session, and so its sandbox, ends with the daemon.
-  return isAlone ? null : await openUsualDaemon({ ...cli.config, daemonWaitMs: 0 });
+  return isAlone ? null : await openUsualDaemon(withoutWait(cli.config));
 }
+
+/** Waits for no next daemon: a session, and so its sandbox, ends with the daemon. */
+const withoutWait = (config: Config): Config => ({ ...config, daemonWaitMs: 0 });
 
 /** The daemon would ask a model. */
 const cassetteOf = ({ config: { cassette } }: Cli): string | null =>
