@@ -5,7 +5,6 @@
 
 import type { Config } from '../../../base/config.ts';
 import type { Cli } from '../../cli.ts';
-import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
 import { imageOptionText, withPython } from '../../flags/image-flag.ts';
 import { requirementsOf } from '../../flags/requirement-flags.ts';
@@ -109,6 +108,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   const alone = onlyHere(flags) ?? cassetteOf(cli);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
+    const { reachDaemon } = await import('../../daemon/reach.ts');
     return await reachDaemon(cli, withoutWait(cli.config));
   }
   const isAlone = alone !== null || (await isPulled(cli, flags));
