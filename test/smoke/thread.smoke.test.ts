@@ -6,7 +6,11 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { prepareBuilderTools } from '../../src/artifacts/image/builder-tools.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { resolveHome } from '../../src/base/home.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { silentProgress } from '../../src/base/progress.ts';
 import type { ServeReport } from '../../src/cli/commands/serve.ts';
 import type { Daemon } from '../../src/cli/library/daemon.ts';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
@@ -24,6 +28,10 @@ let main: SandboxInfo;
 let dir: string;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-smoke-'));
+  // Nothing that they are made from can be fetched from the private internet.
+  const { cacheDir } = resolveHome(readConfig(process.env).home);
+  const { signal } = new AbortController();
+  await prepareBuilderTools({ cacheDir, sourceDir: ROOT, progress: silentProgress, signal, log: silentLog });
   world = await NetworkWorld.create();
   ({ control, report } = await world.serve({}, '--port', '0'));
 });
@@ -123,7 +131,7 @@ it('run --build: a Dockerfile is built in a VM, and its program runs', async () 
   const lines = ['FROM agent', 'ARG WORD=built', 'RUN echo $WORD > /made', 'CMD ["cat", "/made"]'];
   await writeFile(join(dir, 'Dockerfile'), lines.join('\n'));
   const run = await cli(['run', '--build', dir], { env: { NEUROVISOR_HOME: world.home } }).result;
-  expect(run).toMatchObject({ status: 0, stdout: 'built\n' });
+  expect(run, run.stderr).toMatchObject({ status: 0, stdout: 'built\n' });
 });
 
 it('remove: no VMM and no TAP is left', async () => {
