@@ -245,6 +245,27 @@ describe('RemoteControlPlane', () => {
     expect(losses).toHaveLength(2);
   });
 
+  it.each(['before', 'after'])('remove: a daemon that is lost %s the end; the next one ends it once', async (when) => {
+    await using api = await startApi();
+    await using remote = await connectDaemon({ socketPath: api.socketPath, waitMs: 20_000 });
+    const { id } = await remote.create({});
+    const { control } = api;
+    const asked = Promise.withResolvers<void>();
+    const end = control.remove.bind(control);
+    vi.spyOn(control, 'remove').mockImplementationOnce(async () => {
+      if (when === 'after') await end(id);
+      asked.resolve();
+      return await new Promise(() => undefined);
+    });
+    const removed = remote.remove(id);
+    await asked.promise;
+    await api.server.close();
+    await using again = await createApiServer({ control, log: silentLog });
+    await again.listen({ socketPath: api.socketPath });
+    expect(await removed).toMatchObject({ id, status: 'ended' });
+    expect(await control.list()).toEqual([]);
+  });
+
   it('the end of the client, and an abort, end the wait for the next daemon', async () => {
     await using api = await startApi();
     const lost = Promise.withResolvers<void>();

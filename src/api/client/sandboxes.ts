@@ -1,3 +1,4 @@
+import { errorCode } from '../../base/errors.ts';
 import type { Sandboxes } from '../../sandbox/contract/control.ts';
 import * as answers from './answers.ts';
 import { type Requests, sandboxPath } from './requests.ts';
@@ -38,7 +39,15 @@ export function remoteSandboxes(requests: Requests, session: () => Readonly<Reco
     },
 
     async remove(id) {
-      return await transport.call({ method: 'DELETE', path: sandboxPath(id), answer });
+      const path = sandboxPath(id);
+      try {
+        return await transport.call({ method: 'DELETE', path, answer });
+      } catch (error) {
+        if (errorCode(error) !== 'daemon_lost') throw error;
+        // The daemon may have ended it before its own end.
+        const info = await get(path, answer);
+        return info.status === 'ended' ? info : await transport.call({ method: 'DELETE', path, answer });
+      }
     },
 
     async pause(id, to) {
