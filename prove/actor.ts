@@ -58,7 +58,7 @@ export class Actor implements AsyncDisposable {
   }
 }
 
-/** The actor's end: performs the actions on stdin, and exits when stdin ends. */
+/** The actor's end: performs the actions on stdin, and ends with stdin. */
 export function act(actions: Readonly<Record<string, (values: never) => unknown>>): void {
   // Answers are written in the order of the requests.
   let tail: Promise<void> = Promise.resolve();
@@ -70,9 +70,14 @@ export function act(actions: Readonly<Record<string, (values: never) => unknown>
       process.stdout.write(`${JSON.stringify(await answer)}\n`);
     });
   });
-  lines.on('close', () => process.exit(0));
+  lines.on('close', end);
   // The parent is gone; stdin ends too, a moment earlier or later.
-  process.stdout.once('error', () => process.exit(0));
+  process.stdout.once('error', end);
+}
+
+/** An exit would abort with a native trace where a thread of ours is loading a library. */
+function end(): void {
+  process.kill(process.pid, 'SIGKILL');
 }
 
 async function perform(run: ((values: never) => unknown) | undefined, values: never, action: string): Promise<Answer> {
